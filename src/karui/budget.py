@@ -1,0 +1,50 @@
+"""Budget: what the compressed network may cost. Cost: what one does cost."""
+
+from dataclasses import dataclass, fields
+
+from karui.errors import RecipeError
+
+TARGETS = ("c", "onnx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a compressed network costs; None means not measured.
+
+    bytes: the artefact (text + read-only data of the compiled C, or the file). peak_ram: bytes of the arena.
+    latency_ms: median of one sample. macs: multiply–accumulates of one sample.
+    """
+
+    bytes: int | None = None
+    peak_ram: int | None = None
+    latency_ms: float | None = None
+    macs: int | None = None
+    params: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Limits, each optional. ``drop`` is the greatest loss of the metric in its own unit (points, for an accuracy in per cent).
+
+    bytes: of the artefact for ``target``. peak_ram: bytes. latency_ms: median on this machine, one sample, one thread.
+    """
+
+    drop: float = 0.5
+    bytes: int | None = None
+    peak_ram: int | None = None
+    latency_ms: float | None = None
+    target: str = "c"
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise RecipeError(f"budget: target '{self.target}' is unknown; choose one of {', '.join(TARGETS)}")
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if isinstance(value, int | float) and value < 0:
+                raise RecipeError(f"budget: {limit.name} = {value} is negative; give a limit of 0 or more, or leave it out")
+
+    def broken(self, cost: Cost) -> dict[str, tuple[float, float]]:
+        """The limits that ``cost`` breaks: name → (value, limit). Accuracy is judged elsewhere (``verify.verdict``)."""
+        limits = {"bytes": self.bytes, "peak_ram": self.peak_ram, "latency_ms": self.latency_ms}
+        values = {name: getattr(cost, name) for name in limits}
+        return {n: (values[n], m) for n, m in limits.items() if m is not None and values[n] is not None and values[n] > m}

@@ -1,0 +1,90 @@
+"""The kinds of op: operands, weight roles, attributes, and which have an integer form.
+
+Shapes leave the batch axis out; axes count from 0 = the first axis after the batch. Weights put output channels first. ``clamp`` is
+``[low, high]`` or None: real bounds (null = none) on a float output, codes on an int8 output (a fused ReLU starts at the zero point).
+An op runs in integers where its output is int8 and it is marked ``integer``; ``lookup`` and ``quantize`` make int8, ``dequantize`` ends it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of op. ``inputs``: least and greatest number of tensors; ``attributes``: name → what it is."""
+
+    inputs: tuple[int, int] = (1, 1)
+    roles: tuple[str, ...] = ()  # weights it must have
+    optional: tuple[str, ...] = ()  # weights it may have
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    outputs: int = 1
+    integer: bool = False
+    note: str = ""
+
+
+_CLAMP = {"clamp": "[low, high] or null"}
+_CONV2D = {"stride": "[y, x]", "padding": "[top, left, bottom, right]", "dilation": "[y, x]", "groups": "int", **_CLAMP}
+_CONV1D = {"stride": "int", "padding": "[left, right]", "dilation": "int", "groups": "int", **_CLAMP}
+_POOL2D = {"kernel": "[y, x]", "stride": "[y, x]", "padding": "[top, left, bottom, right]"}
+_POOL1D = {"kernel": "int", "stride": "int", "padding": "[left, right]"}
+
+KINDS: Mapping[str, Kind] = {
+    # multiply and accumulate; int8 outputs use the arithmetic of docs/adr (bias is float32, per output channel, never quantized)
+    "conv2d": Kind(roles=("weight",), optional=("bias",), attributes=_CONV2D, integer=True, note="x [H,W,C], weight [O,kh,kw,C/groups]"),
+    "conv1d": Kind(roles=("weight",), optional=("bias",), attributes=_CONV1D, integer=True, note="x [L,C], weight [O,k,C/groups]"),
+    "conv_transpose2d": Kind(
+        roles=("weight",),
+        optional=("bias",),
+        attributes={**_CONV2D, "output_padding": "[y, x]"},
+        note="x [H,W,C], weight [O,kh,kw,C/groups]; padding crops the result, as in the network",
+    ),
+    "linear": Kind(roles=("weight",), optional=("bias",), attributes=_CLAMP, integer=True, note="x [...,K], weight [O,K]"),
+    "matmul": Kind(inputs=(2, 2), attributes={"transpose_b": "bool", "scale": "float"}, note="scale · a [...,M,K] @ b [...,K,N]"),
+    # element by element, with NumPy's broadcasting
+    "add": Kind(inputs=(2, 2), attributes=_CLAMP, integer=True),
+    "sub": Kind(inputs=(2, 2), attributes=_CLAMP),
+    "mul": Kind(inputs=(2, 2), attributes=_CLAMP, integer=True),
+    "div": Kind(inputs=(2, 2), attributes=_CLAMP),
+    "affine": Kind(roles=("scale", "bias"), attributes=_CLAMP, note="x · scale[c] + bias[c] over the last axis; x may be uint8 pixels"),
+    "clamp": Kind(attributes=_CLAMP, integer=True),
+    "unary": Kind(attributes={"function": "a name in unary.py", "alpha": "float or null"}),
+    "lookup": Kind(roles=("table",), integer=True, note="int8/uint8 → int8; table [256] or [C,256], indexed by code − lowest code"),
+    # reductions and pools
+    "mean": Kind(attributes={"axes": "list", "keepdims": "bool", **_CLAMP}, integer=True),
+    "reduce": Kind(attributes={"function": "sum, max or min", "axes": "list", "keepdims": "bool"}),
+    "avg_pool2d": Kind(attributes={**_POOL2D, "count_include_pad": "bool", **_CLAMP}, integer=True),
+    "avg_pool1d": Kind(attributes={**_POOL1D, "count_include_pad": "bool", **_CLAMP}, integer=True),
+    "max_pool2d": Kind(attributes=_POOL2D, integer=True, note="int8 keeps scale and zero point"),
+    "max_pool1d": Kind(attributes=_POOL1D, integer=True, note="int8 keeps scale and zero point"),
+    "softmax": Kind(attributes={"axis": "int"}),
+    "layer_norm": Kind(optional=("scale", "bias"), attributes={"dims": "int: how many last axes", "eps": "float"}),
+    "group_norm": Kind(optional=("scale", "bias"), attributes={"groups": "int", "eps": "float"}, note="channels last"),
+    # moving data; int8 keeps scale and zero point
+    "concat": Kind(inputs=(1, 64), attributes={"axis": "int"}, integer=True),
+    "reshape": Kind(integer=True, note="the shape is the output tensor's"),
+    "transpose": Kind(attributes={"perm": "list"}, integer=True),
+    "slice": Kind(attributes={"axis": "int", "start": "int", "stop": "int", "step": "int"}, integer=True),
+    "pad": Kind(attributes={"padding": "[[before, after] per axis]", "value": "float or code"}, integer=True),
+    "upsample_nearest2d": Kind(attributes={"scale": "[y, x]"}, integer=True),
+    "upsample_bilinear2d": Kind(attributes={"size": "[y, x]", "align_corners": "bool"}),
+    "constant": Kind(inputs=(0, 0), roles=("value",), integer=True, note="a weight as a tensor"),
+    "embedding": Kind(roles=("weight",), note="int32 codes [L] → [L, D]"),
+    # recurrence over the first axis; gates in torch's order
+    "gru": Kind(
+        roles=("weight_ih", "weight_hh"),
+        optional=("bias_ih", "bias_hh"),
+        attributes={"reverse": "bool"},
+        outputs=2,
+        note="x [L,I] → [L,H], [H]",
+    ),
+    "lstm": Kind(
+        roles=("weight_ih", "weight_hh"),
+        optional=("bias_ih", "bias_hh"),
+        attributes={"reverse": "bool"},
+        outputs=3,
+        note="→ [L,H], h [H], c [H]",
+    ),
+    # between floats and integers
+    "quantize": Kind(integer=True, note="float → int8 by the output's scale and zero point, round half to even"),
+    "dequantize": Kind(note="int8 → float32"),
+}
