@@ -1,0 +1,144 @@
+"""Builder: what the rules write into while a graph is walked.
+
+A *value* is what a node of the graph stands for. Layout is tracked per value: ``order[i]`` is the axis of the network's tensor (without the
+batch) that the program's i-th axis holds, so an image of the network's ``(C, H, W)`` lying as ``(H, W, C)`` has order ``(1, 2, 0)``.
+A permute in the network changes the order and moves nothing; a rule that needs an order asks for it, and only then a transpose is written.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from karui.errors import UnsupportedOp
+from karui.graph.network import Network
+from karui.program.program import Array, DType, FloatValues, Layout, Op, Tensor, Weight
+
+Order = tuple[int, ...]
+CHANNELS_LAST: dict[int, Order] = {3: (1, 2, 0), 2: (1, 0), 1: (0,)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A tensor of the program that holds a tensor of the network. ``shape``: the network's, without the batch."""
+
+    name: str
+    shape: tuple[int, ...]
+    order: Order
+
+    def axis(self, graph_axis: int) -> int:
+        """Where the program holds the network's axis (0 = the first after the batch)."""
+        return self.order.index(graph_axis)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """A value that no input reaches: known now. ``data`` has no batch axis unless it has one of size 1."""
+
+    data: torch.Tensor
+
+
+@dataclass
+class Builder:
+    """Collects tensors, weights and ops; ``value`` of each node is kept in ``env`` by the walker."""
+
+    network: Network
+    shapes: dict[torch.fx.Node, Any]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Weight] = field(default_factory=dict)
+    ops: list[Op] = field(default_factory=list)
+    layer: str = ""
+
+    def tensor(self, name: str, shape: Sequence[int], order: Order, dtype: DType = "float32") -> Value:
+        """A new tensor for a network tensor of ``shape``, lying in ``order``."""
+        name = self._free(name)
+        laid = tuple(shape[axis] for axis in order)
+        layout: Layout = "nhwc" if order == (1, 2, 0) else "nlc" if order == (1, 0) else "plain"
+        self.tensors[name] = Tensor(name=name, shape=laid, dtype=dtype, layout=layout)
+        return Value(name=name, shape=tuple(shape), order=order)
+
+    def emit(
+        self,
+        kind: str,
+        inputs: Sequence[Value],
+        name: str,
+        shape: Sequence[int],
+        order: Order | None = None,
+        *,
+        weights: dict[str, str] | None = None,
+        attributes: dict[str, Any] | None = None,
+    ) -> Value:
+        """Write one op and return the value it makes (network ``shape`` without the batch, lying in ``order``)."""
+        order = tuple(range(len(shape))) if order is None else order
+        out = self.tensor(name, shape, order)
+        self.ops.append(
+            Op(
+                kind=kind,
+                name=self.layer,
+                inputs=tuple(v.name for v in inputs),
+                outputs=(out.name,),
+                weights=weights or {},
+                attributes=attributes or {},
+            )
+        )
+        return out
+
+    def laid(self, value: Value, order: Order) -> Value:
+        """``value`` lying in ``order``: itself, or behind a transpose."""
+        if value.order == order:
+            return value
+        perm = [value.order.index(axis) for axis in order]
+        return self.emit("transpose", [value], f"{value.name}_t", value.shape, order, attributes={"perm": perm})
+
+    def plain(self, value: Value) -> Value:
+        """``value`` lying as the network wrote it."""
+        return self.laid(value, tuple(range(len(value.shape))))
+
+    def channels_last(self, value: Value) -> Value:
+        """``value`` with the network's first axis last."""
+        return self.laid(value, CHANNELS_LAST[len(value.shape)])
+
+    def reshaped(self, value: Value, name: str, shape: Sequence[int]) -> Value:
+        """The network's reshape: the elements in the network's order."""
+        return self.emit("reshape", [self.plain(value)], name, shape)
+
+    def weight(self, weight: Weight) -> str:
+        """Keep a weight; one of the same name and content is kept once. Returns the name."""
+        known = self.weights.get(weight.name)
+        if known is None:
+            self.weights[weight.name] = weight
+            return weight.name
+        if known.shape == weight.shape and np.array_equal(known.real(), weight.real()):
+            return weight.name
+        weight = replace(weight, name=self._free(weight.name))
+        self.weights[weight.name] = weight
+        return weight.name
+
+    def floats(self, name: str, data: torch.Tensor | Array) -> str:
+        """Keep a plain float weight; returns its name."""
+        array = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data
+        array = np.ascontiguousarray(array, np.float32)
+        return self.weight(Weight(name=name, shape=array.shape, values=FloatValues(data=array)))
+
+    def constant(self, constant: Constant, name: str, rank: int) -> Value:
+        """A constant as a tensor of ``rank`` axes (a batch axis of size 1 is dropped, missing axes are added in front)."""
+        data = constant.data.detach().float()
+        while data.dim() > rank and data.shape[0] == 1:
+            data = data[0]
+        if data.dim() > rank:
+            self.refuse("a constant with a batch axis of its own", "give it a batch size of 1")
+        data = data.reshape((1,) * (rank - data.dim()) + tuple(data.shape))
+        return self.emit("constant", [], name, tuple(data.shape), weights={"value": self.floats(f"{name}.value", data)})
+
+    def refuse(self, what: str, cure: str) -> Any:
+        """Raise the one error of this room."""
+        raise UnsupportedOp(f"'{self.layer}' uses {what}, which can't be lowered to a program; {cure}")
+
+    def _free(self, name: str) -> str:
+        taken, free, i = self.tensors.keys() | self.weights.keys(), name, 1
+        while free in taken:
+            i += 1
+            free = f"{name}_{i}"
+        return free

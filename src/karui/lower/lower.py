@@ -1,0 +1,181 @@
+"""The walk: every node of the graph, in order, through the rule of its op; then the passes."""
+
+import operator
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from karui.errors import UnsupportedOp
+from karui.graph.network import InputSpec, Network
+from karui.lower import rules_layers, rules_pointwise, rules_sequence, rules_shape
+from karui.lower.builder import Builder, Constant, Value
+from karui.lower.rule import Arguments, Rule
+from karui.pixels import Pixels
+from karui.program.passes import optimise
+from karui.program.program import Input, Output, Program
+
+ATEN = torch.ops.aten
+RULES: Mapping[Any, Rule] = MappingProxyType({**rules_layers.RULES, **rules_pointwise.RULES, **rules_shape.RULES, **rules_sequence.RULES})
+_SPATIAL_1D = (ATEN.conv1d.default, ATEN.conv1d.padding, ATEN.max_pool1d.default, ATEN.avg_pool1d.default, ATEN.conv_transpose1d.default)
+
+
+def lower(network: Network, *, pixels: Pixels | None = None, labels: Sequence[str] = (), name: str | None = None) -> Program:
+    """The program that computes what ``network`` computes in evaluation mode.
+
+    pixels: the first input is then bytes, ``(H, W, C)`` uint8, normalised inside. labels: the class names of the first output.
+    Raises UnsupportedOp naming the layer and the op where there is no rule.
+    """
+    network = network.copy().eval()
+    builder = Builder(network=network, shapes=run_shapes(network))
+    env: dict[torch.fx.Node, Any] = {}
+    inputs: list[Input] = []
+    outputs: list[Output] = []
+    for node in network.module.graph.nodes:
+        builder.layer = network.layer_of(node)
+        if node.op == "placeholder":
+            first = not inputs
+            env[node], entry = _input(builder, node, network.inputs[len(inputs)], pixels if first else None)
+            inputs.append(entry)
+        elif node.op == "get_attr":
+            env[node] = Constant(data=network.get(str(node.target)).detach())
+        elif node.op == "output":
+            outputs = _outputs(builder, node, env, labels)
+        else:
+            env[node] = _apply(builder, node, env)
+    program = Program(
+        name=name or network.name,
+        tensors=builder.tensors,
+        weights=builder.weights,
+        ops=tuple(builder.ops),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+    )
+    return optimise(program)
+
+
+def run_shapes(network: Network) -> dict[torch.fx.Node, Any]:
+    """What each node gives for one sample: shapes without the batch for tensors that carry it, the value itself for constants.
+
+    The graph is run at two batch sizes; a tensor carries the batch if its first axis follows it and no other axis does.
+    """
+
+    class Recorder(torch.fx.Interpreter):
+        def __init__(self, module: torch.fx.GraphModule) -> None:
+            super().__init__(module)
+            self.values: dict[torch.fx.Node, Any] = {}
+
+        def run_node(self, n: torch.fx.Node) -> Any:
+            self.values[n] = super().run_node(n)
+            return self.values[n]
+
+    recorders = []
+    with torch.no_grad():
+        for batch in (2, 3):
+            recorder = Recorder(network.module)
+            recorder.run(*network.example(batch))
+            recorders.append(recorder.values)
+    two, three = recorders
+    return {node: _shape(two[node], three[node]) for node in two if node.op in ("placeholder", "call_function")}
+
+
+def _shape(two: Any, three: Any) -> Any:
+    if isinstance(two, torch.Tensor):
+        a, b = tuple(two.shape), tuple(three.shape)
+        if a == b:
+            return Constant(data=two)
+        if a[0] == 2 and b[0] == 3 and a[1:] == b[1:]:
+            return a[1:]
+        return None  # the batch is mixed into another axis: only a rule that doesn't ask for the shape may use it
+    if isinstance(two, list | tuple):
+        return tuple(_shape(x, y) for x, y in zip(two, three, strict=True))
+    return two
+
+
+def _input(builder: Builder, node: torch.fx.Node, spec: InputSpec, pixels: Pixels | None) -> tuple[Value, Input]:
+    name, shape = spec.name, spec.shape
+    images = len(shape) == 3 or (len(shape) == 2 and _feeds_conv1d(node))
+    order = {3: (1, 2, 0), 2: (1, 0)}[len(shape)] if images else tuple(range(len(shape)))
+    if pixels is None:
+        value = builder.tensor(name, shape, order, "int32" if "int" in str(spec.dtype) else "float32")
+        return value, Input(name=name, tensor=value.name)
+    value = builder.tensor(name, shape, order, "uint8")
+    factor, offset = pixels.affine()
+    channels = shape[0]
+    if len(factor) not in (1, channels):
+        raise UnsupportedOp(f"'{name}' has {channels} channels, but the pixels' mean and std have {len(factor)}; give one per channel")
+    weights = {
+        "scale": builder.floats(f"{name}.scale", factor.repeat(channels // len(factor))),
+        "bias": builder.floats(f"{name}.bias", offset.repeat(channels // len(offset))),
+    }
+    real = builder.emit("affine", [value], f"{name}_real", shape, order, weights=weights, attributes={"clamp": None})
+    return real, Input(name=name, tensor=value.name, pixels=pixels)
+
+
+def _feeds_conv1d(node: torch.fx.Node) -> bool:
+    """True where the first thing that sees the axes of a two-axis input is a 1-D convolution or pool."""
+    waiting, seen = list(node.users), set()
+    while waiting:
+        user = waiting.pop()
+        if user in seen:
+            continue
+        seen.add(user)
+        if user.target in _SPATIAL_1D:
+            return True
+        if user.target in rules_pointwise.KEEPS_AXES:
+            waiting += user.users
+    return False
+
+
+def _outputs(builder: Builder, node: torch.fx.Node, env: dict[torch.fx.Node, Any], labels: Sequence[str]) -> list[Output]:
+    returned = node.args[0]
+    nodes = [n for n in (returned if isinstance(returned, list | tuple) else (returned,)) if n is not None]
+    outputs = []
+    for i, source in enumerate(nodes):
+        value = env[source]
+        name = "output" if len(nodes) == 1 else f"output_{i}"
+        if not isinstance(value, Value):
+            builder.layer = name
+            builder.refuse("an output that doesn't depend on the input", "leave it out of what the network returns")
+        if value.order not in ((1, 2, 0), (1, 0)):
+            value = builder.plain(value)
+        if any(o.tensor == value.name for o in outputs) or value.name in {i.name for i in builder.network.inputs}:
+            value = builder.emit("reshape", [value], name, value.shape, value.order)
+        outputs.append(Output(name=name, tensor=value.name, labels=tuple(labels) if i == 0 else ()))
+    return outputs
+
+
+def _apply(builder: Builder, node: torch.fx.Node, env: dict[torch.fx.Node, Any]) -> Any:
+    """One node: computed now where no input reaches it, else through its rule."""
+    target = node.target
+    if target is operator.getitem and isinstance(env[node.args[0]], list | tuple):  # type: ignore[index]
+        return env[node.args[0]][node.args[1]]  # type: ignore[index]
+    if target in (ATEN.sym_size.int, ATEN.size.int):
+        return builder.shapes[node]
+    if not any(isinstance(env[n], Value | list) for n in node.all_input_nodes):
+        return _evaluate(builder, node, env)
+    rule = RULES.get(target)
+    if rule is None:
+        word = str(target).removesuffix(".default")
+        builder.refuse(word, "write it with ops that have a rule (karui list), or end the network before it")
+    assert rule is not None
+    return rule(builder, Arguments(builder=builder, node=node, env=env))
+
+
+def _evaluate(builder: Builder, node: torch.fx.Node, env: dict[torch.fx.Node, Any]) -> Any:
+    """What the node gives, known now; of a tensor that repeats itself over the batch, one sample's."""
+
+    def known(n: torch.fx.Node) -> Any:
+        value = env[n]
+        return value.data if isinstance(value, Constant) else value
+
+    with torch.no_grad():
+        result = node.target(*torch.fx.map_arg(node.args, known), **torch.fx.map_arg(node.kwargs, known))  # type: ignore[operator]
+    if not isinstance(result, torch.Tensor):
+        return result
+    if isinstance(builder.shapes[node], tuple):
+        if not bool((result == result[:1]).all()):
+            builder.refuse("a constant that differs between the samples of a batch", "make it the same for each sample")
+        result = result[:1]
+    return Constant(data=result)
