@@ -1,0 +1,125 @@
+"""LiteRT's two integer arithmetics, restated: the reference kernels (``litert_ref``) and XNNPACK's (``xnnpack``).
+
+The formulas are in docs/adr/0001-three-integer-arithmetics.md; tests/program/test_litert_match.py holds them against the real kernels.
+A ``.tflite`` carries the bias in 32 bits (``bias_int32``), one scale per output channel and nothing else of what ``karui`` uses.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from karui.errors import UnsupportedOp
+from karui.program.arithmetic import bias_values, quantization, terms
+from karui.program.program import Array, Op, Program
+
+Integers = NDArray[np.int64]
+
+
+def single_term(program: Program, op: Op) -> None:
+    """Refuses weights that LiteRT has no form for."""
+    if len(terms(program.weights[op.weights["weight"]])) > 1:
+        raise UnsupportedOp(f"'{op.name}' ({op.kind}): LiteRT has one scale per output channel, this weight has several; use 'karui'")
+
+
+def bias_int32(program: Program, op: Op) -> NDArray[np.int32]:
+    """The bias as LiteRT stores it: ``rint(bias / (sx · sw))`` per output channel, float64 inside."""
+    weight = program.weights[op.weights["weight"]]
+    step = float(quantization(program.tensor(op.inputs[0]))[0]) * weight.multiplier().astype(np.float64)
+    real = bias_values(program, op).astype(np.float64)
+    codes = np.rint(np.divide(real, step, out=np.zeros_like(real), where=step != 0))
+    if not (np.abs(codes) < 2**31).all():
+        channel = int(np.argmax(~(np.abs(codes) < 2**31)))
+        raise UnsupportedOp(
+            f"'{op.name}' ({op.kind}): the bias of channel {channel} needs more than LiteRT's 32 bits; its weights are too small"
+        )
+    return codes.astype(np.int32)
+
+
+def quantize_multiplier(real: float | np.float64) -> tuple[int, int]:
+    """``real ≈ multiplier · 2^(exponent − 31)`` with multiplier in [2^30, 2^31); 0 below 2^-32."""
+    fraction, exponent = np.frexp(np.float64(real))
+    multiplier = int(np.floor(float(fraction) * 2**31 + 0.5))
+    if multiplier == 2**31:
+        multiplier, exponent = 2**30, exponent + 1
+    return (0, 0) if exponent < -31 else (multiplier, int(exponent))
+
+
+def _pairs(real: Array | float) -> tuple[Integers, Integers]:
+    pairs = np.array([quantize_multiplier(value) for value in np.atleast_1d(real)], np.int64)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def single_rounding(x: Integers, real: Array | float) -> Integers:
+    """``(x · multiplier + half) >> shift``: rounds once, ties up."""
+    multiplier, exponent = _pairs(real)
+    shift = 31 - exponent
+    return (x * multiplier + (np.int64(1) << (shift - 1))) >> shift
+
+
+def double_rounding(x: Integers, real: Array | float) -> Integers:
+    """A rounding doubling high product (ties away from zero) and then a rounding shift to the right (ties away): two roundings."""
+    multiplier, exponent = _pairs(real)
+    left, right = np.maximum(exponent, 0), np.maximum(-exponent, 0)
+    product = (x << left) * multiplier
+    nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
+    high = np.where(nudged >= 0, nudged >> 31, -((-nudged) >> 31))  # C's division: towards zero
+    mask = (np.int64(1) << right) - 1
+    return (high >> right) + ((high & mask) > ((mask >> 1) + (high < 0)))
+
+
+def layer(program: Program, op: Op, accumulators: Integers, *, xnnpack: bool) -> Integers:
+    """Accumulators of a conv or linear (without bias) to codes without zero point."""
+    single_term(program, op)
+    scale = program.weights[op.weights["weight"]].multiplier()
+    sx, sy = (quantization(program.tensor(name))[0] for name in (op.inputs[0], op.outputs[0]))
+    total = accumulators + bias_int32(program, op)
+    if xnnpack:
+        return _float_product(total, sx * scale / sy)
+    real = np.float64(sx) * scale.astype(np.float64) / np.float64(sy)
+    return single_rounding(total, real) if op.kind == "linear" else double_rounding(total, real)
+
+
+def mean(program: Program, op: Op, total: Integers, count: int, *, xnnpack: bool) -> Integers:
+    """Sums of ``code − zero point`` over ``count`` values to codes without zero point."""
+    sx, sy = (quantization(program.tensor(name))[0] for name in (op.inputs[0], op.outputs[0]))
+    if xnnpack:
+        return _float_product(total, sx / (sy * np.float32(count)))
+    return double_rounding(total, np.float64(sx) / (np.float64(sy) * count))
+
+
+def add(program: Program, op: Op, centred: Sequence[Integers], *, xnnpack: bool) -> Integers:
+    """Two arrays of ``code − zero point`` to the codes of their sum, without zero point."""
+    s1, s2 = (quantization(program.tensor(name))[0] for name in op.inputs)
+    sy = quantization(program.tensor(op.outputs[0]))[0]
+    a, b = centred
+    if xnnpack:
+        m1, m2 = s1 / sy, s2 / sy
+        shift = 21 - int(np.frexp(max(m1, m2))[1])
+        k1, k2 = (int(np.rint(np.ldexp(np.float64(m), shift))) for m in (m1, m2))
+        return (a * k1 + b * k2 + (1 << (shift - 1))) >> shift
+    twice = 2 * max(np.float64(s1), np.float64(s2))
+    scaled = double_rounding(a << 20, np.float64(s1) / twice) + double_rounding(b << 20, np.float64(s2) / twice)
+    return double_rounding(scaled, twice / ((1 << 20) * np.float64(sy)))
+
+
+def mul(program: Program, op: Op, centred: Sequence[Integers], *, xnnpack: bool) -> Integers:
+    """Two arrays of ``code − zero point`` to the codes of their product, without zero point."""
+    s1, s2 = (quantization(program.tensor(name))[0] for name in op.inputs)
+    sy = quantization(program.tensor(op.outputs[0]))[0]
+    product = centred[0] * centred[1]
+    if xnnpack:
+        return _float_product(product, s1 * s2 / sy)
+    return double_rounding(product, np.float64(s1) * np.float64(s2) / np.float64(sy))
+
+
+def average(op: Op, same: bool, total: Integers, counts: Integers) -> Integers:
+    """Raw codes summed over each window's ``counts`` real pixels → their average, ties away from zero: LiteRT never requantizes a pool."""
+    if not same:
+        raise UnsupportedOp(f"'{op.name}' ({op.kind}): LiteRT's average pool needs one scale and zero point on both sides; use 'karui'")
+    return np.sign(total) * ((np.abs(total) + counts // 2) // counts)
+
+
+def _float_product(x: Integers, scale: Array | np.float32) -> Integers:
+    """``rint(float32(x) · scale)``, ties to even, everything in float32."""
+    return np.rint(x.astype(np.float32) * np.asarray(scale, np.float32)).astype(np.int64)
