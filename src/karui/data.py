@@ -30,11 +30,13 @@ class Batch:
     inputs: one tensor per input of the network, [N, …], float32 (whole numbers such as token ids: int64).
     targets: [N] int64 for classes, any tensor [N, …] or a tuple of such.
     index: [N] int64, each sample's place in its part, where samples are not augmented; else None.
+    stored: the inputs before they were normalised: the bytes that a device would see, where the data are bytes.
     """
 
     inputs: tuple[Tensor, ...]
     targets: Any
     index: Tensor | None = None
+    stored: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -116,7 +118,8 @@ class ArrayPart(Part):
         if augmented := self.augment is not None and generator is not None:
             inputs[0] = self.augment(inputs[0], generator)
         targets = tuple(y[index] for y in self.targets) if isinstance(self.targets, tuple) else self.targets[index]
-        return Batch(inputs=tuple(_numbers(x, self.pixels) for x in inputs), targets=targets, index=None if augmented else index)
+        numbers = tuple(_numbers(x, self.pixels) for x in inputs)
+        return Batch(inputs=numbers, targets=targets, index=None if augmented else index, stored=tuple(inputs))
 
     def subset(self, index: Sequence[int] | NDArray[np.int64] | Tensor | slice, *, name: str | None = None) -> "ArrayPart":
         """The samples at ``index``, in its order."""
@@ -198,7 +201,7 @@ class IterablePart(Part):
             _check_pixels(x, self.pixels, where)
         for x in (*inputs, *_flat(targets)):
             _check_finite(x, where)
-        return Batch(inputs=tuple(_numbers(x, self.pixels) for x in inputs), targets=targets)
+        return Batch(inputs=tuple(_numbers(x, self.pixels) for x in inputs), targets=targets, stored=inputs)
 
 
 def top1(outputs: tuple[Tensor, ...], targets: Any) -> Tensor:

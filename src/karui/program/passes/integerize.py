@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from karui.program.arithmetic import code_range, dequantize, quantization, quantize
 from karui.program.passes.editor import Editor
 from karui.program.passes.fold import safe
 from karui.program.passes.fuse import bounds
@@ -52,32 +53,27 @@ def affine_of(tensor: Tensor) -> Affine:
     return tensor.quant
 
 
-def code_range(quant: Affine) -> tuple[int, int]:
-    """The least and the greatest code of so many bits."""
-    return -(1 << (quant.bits - 1)), (1 << (quant.bits - 1)) - 1
+def to_codes(real: Array, tensor: Tensor) -> Array:
+    """Reals (float32) to the codes of ``tensor``, as its quantize op makes them."""
+    return quantize(np.asarray(real, np.float32), *quantization(tensor), *code_range(tensor))
 
 
-def to_codes(real: Array, quant: Affine) -> Array:
-    """Reals (float32) to codes as ``fake_quantize`` does: divide, round half to even, shift, clip."""
-    low, high = code_range(quant)
-    return np.clip(np.rint(real.astype(np.float32) / np.float32(quant.scale)) + quant.zero_point, low, high).astype(np.int32)
-
-
-def clamp_codes(clamp: list[float | None] | None, quant: Affine) -> list[int]:
-    """A clamp in reals as one in codes of ``quant``."""
-    low, high = code_range(quant)
+def clamp_codes(clamp: list[float | None] | None, tensor: Tensor) -> list[int]:
+    """A clamp in reals as one in codes of ``tensor``."""
+    low, high = code_range(tensor)
     first, last = bounds(clamp)
-    a = low if first is None else int(to_codes(np.float32(first), quant))
-    b = high if last is None else int(to_codes(np.float32(last), quant))
-    return [a, b]
+    return [
+        low if first is None else int(to_codes(np.float32(first), tensor)),
+        high if last is None else int(to_codes(np.float32(last), tensor)),
+    ]
 
 
 def _compute(editor: Editor, op: Op) -> bool:
     if op.kind not in _COMPUTE or editor.tensors[op.outputs[0]].dtype != "float32":
         return False
     codes = [_codes_of(editor, name) for name in op.inputs]
-    quantize = _quantized(editor, op.outputs[0])
-    if quantize is None or any(c is None for c in codes):
+    after = _quantized(editor, op.outputs[0])
+    if after is None or any(c is None for c in codes):
         return False
     weights = dict(op.weights)
     if "weight" in weights:
@@ -85,9 +81,9 @@ def _compute(editor: Editor, op: Op) -> bool:
         if integer is None:
             return False
         editor.weights[integer.name] = integer
-    out = editor.tensors[quantize.outputs[0]]
-    attributes = {**op.attributes, "clamp": clamp_codes(op.attributes.get("clamp"), affine_of(out))}
-    editor.remove(quantize)
+    out = editor.tensors[after.outputs[0]]
+    attributes = {**op.attributes, "clamp": clamp_codes(op.attributes.get("clamp"), out)}
+    editor.remove(after)
     inputs = tuple(c.name for c in codes if c is not None)
     editor.replace(op, replace(op, inputs=inputs, outputs=(out.name,), attributes=attributes))
     return True
@@ -135,7 +131,7 @@ def _relu(editor: Editor, op: Op) -> bool:
     codes = _codes_of(editor, op.inputs[0])
     if codes is None or op.attributes["clamp"] != [0.0, None] or _quantized(editor, op.outputs[0]) is not None:
         return False
-    _slide(editor, op, (codes.name,), codes, {"clamp": clamp_codes([0.0, None], affine_of(codes))})
+    _slide(editor, op, (codes.name,), codes, {"clamp": clamp_codes([0.0, None], codes)})
     return True
 
 
@@ -146,20 +142,20 @@ def _concat(editor: Editor, op: Op) -> bool:
     codes = [_codes_of(editor, name) for name in op.inputs]
     if any(c is None for c in codes):
         return False
-    quantize = _quantized(editor, op.outputs[0])
-    if quantize is None:
+    after = _quantized(editor, op.outputs[0])
+    if after is None:
         if len({c.quant for c in codes if c is not None}) == 1 and codes[0] is not None:
             _slide(editor, op, tuple(c.name for c in codes if c is not None), codes[0], dict(op.attributes))
             return True
         return False
-    out = editor.tensors[quantize.outputs[0]]
+    out = editor.tensors[after.outputs[0]]
     parts: list[str] = []
     for code in codes:
         assert code is not None
         if code.quant != out.quant:
             code = _lookup(editor, op, code, out, lambda real: real, before=True)
         parts.append(code.name)
-    editor.remove(quantize)
+    editor.remove(after)
     editor.replace(op, replace(op, inputs=tuple(parts), outputs=(out.name,)))
     return True
 
@@ -194,17 +190,17 @@ def _table(editor: Editor, op: Op) -> bool:
     """(dequantize, or uint8 pixels) → function → quantize: one table look-up."""
     if op.kind not in _FUNCTION or editor.tensors[op.outputs[0]].dtype != "float32":
         return False
-    quantize = _quantized(editor, op.outputs[0])
+    after = _quantized(editor, op.outputs[0])
     source = _codes_of(editor, op.inputs[0])
     if source is None and editor.tensors[op.inputs[0]].dtype == "uint8":
         source = editor.tensors[op.inputs[0]]
-    if quantize is None or source is None:
+    if after is None or source is None:
         return False
     if op.kind == "affine" and source.shape[-1] > _MOST_TABLES:
         return False
-    out = editor.tensors[quantize.outputs[0]]
+    out = editor.tensors[after.outputs[0]]
     _lookup(editor, op, source, out, lambda real: _evaluate(editor, op, real), into=out)
-    editor.remove(quantize)
+    editor.remove(after)
     editor.remove(op)
     return True
 
@@ -234,9 +230,8 @@ def _lookup(
     if source.dtype == "uint8":
         real = np.arange(256, dtype=np.float32)
     else:
-        quant = affine_of(source)
-        real = ((np.arange(-128, 128) - quant.zero_point) * np.float32(quant.scale)).astype(np.float32)
-    table = to_codes(function(real), affine_of(target)).astype(np.int8)
+        real = dequantize(np.arange(-128, 128), *quantization(source))
+    table = to_codes(function(real), target)
     if table.ndim == 2 and (table == table[0]).all():
         table = table[0]
     out = into or editor.new_tensor(replace(source, dtype="int8", quant=target.quant), "_r")

@@ -1,0 +1,1 @@
+"""The flow, many times, under a budget."""

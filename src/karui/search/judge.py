@@ -1,0 +1,50 @@
+"""A program's score on data: the program itself runs, on the bytes that a device would see."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from karui.data import Batch, Metric, Part
+from karui.errors import DataError
+from karui.program.layout import to_network, to_program
+from karui.program.arithmetic import dequantize, quantization
+from karui.program.program import Array, Program
+
+Call = Callable[[Sequence[Array]], list[Array]]
+
+
+def feeds(program: Program, batch: Batch) -> list[Array]:
+    """A batch as the program's inputs: bytes where it takes pixels, channels last, batch axis first."""
+    stored = batch.stored or batch.inputs
+    arrays: list[Array] = []
+    for i, declared in enumerate(program.inputs):
+        tensor = program.tensor(declared.tensor)
+        x = (stored if declared.pixels else batch.inputs)[i].detach().cpu().numpy()
+        if declared.pixels and x.dtype != np.uint8:  # numbers that were normalised elsewhere: back to the bytes they came from
+            factor, offset = (v.reshape(1, -1, *[1] * (x.ndim - 2)) for v in declared.pixels.affine())
+            x = np.clip(np.rint((x - offset) / factor), 0, 255)
+        arrays.append(np.ascontiguousarray(to_program(x, tensor.layout)).astype(tensor.dtype, copy=False))
+    return arrays
+
+
+def outputs_of(program: Program, arrays: Sequence[Array]) -> tuple[torch.Tensor, ...]:
+    """What the program gave, as the network would have: floats, channels first."""
+    outputs = []
+    for declared, array in zip(program.outputs, arrays, strict=True):
+        tensor = program.tensor(declared.tensor)
+        real = dequantize(array, *quantization(tensor)) if tensor.quant is not None else array
+        outputs.append(torch.from_numpy(np.ascontiguousarray(to_network(real, tensor.layout))))
+    return tuple(outputs)
+
+
+def program_scores(call: Call, program: Program, part: Part, metric: Metric, *, batch_size: int = 250) -> NDArray[np.float64]:
+    """The metric of each sample of ``part``, [N], from the program as ``call`` runs it; not yet times ``metric.scale``."""
+    found = []
+    for batch in part.batches(batch_size):
+        scores = metric.function(outputs_of(program, call(feeds(program, batch))), batch.targets)
+        if scores.shape != (len(batch),):
+            raise DataError(f"metric '{metric.name}' gave shape {list(scores.shape)} for {len(batch)} samples; return one score per sample, [N]")
+        found.append(scores.double().cpu().numpy())
+    return np.concatenate(found)

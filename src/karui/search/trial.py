@@ -1,0 +1,169 @@
+"""One candidate from recipe to figures: compress ⇄ finetune, lower, export, measure, judge on validation."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from karui.analyse.cost import measure
+from karui.budget import Budget, Cost
+from karui.data import Data
+from karui.finetune.evaluate import score
+from karui.finetune.loop import Training
+from karui.finetune.phases import Phase, run_phases
+from karui.finetune.progress import SILENT, Progress
+from karui.graph.network import Network
+from karui.lower import lower
+from karui.program import codec
+from karui.program.program import Program
+from karui.search.ladder import Rung
+from karui.verify.cost import cost_of
+from karui.workspace import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What came of a rung. validation: the score in the metric's unit, None where it was not trained. broken: the limits it can't keep.
+
+    facts: one dict per phase: its techniques, what they told, its history.
+    """
+
+    name: str
+    why: str
+    phases: tuple[str, ...]
+    cost: Cost
+    validation: float | None = None
+    drop: float | None = None
+    fits: bool | None = None
+    reason: str = ""
+    facts: tuple[Mapping[str, Any], ...] = ()
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, value: Mapping[str, Any]) -> "Trial":
+        """The inverse of ``to_json``."""
+        return cls(**{**value, "cost": Cost(**value["cost"]), "phases": tuple(value["phases"]), "facts": tuple(value["facts"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all trials of a run share. before: the original's score on validation. folder names inside ``run`` are the rungs' names."""
+
+    run: Run
+    network: Network
+    teacher: Network
+    data: Data
+    budget: Budget
+    before: float
+    seed: int
+    name: str
+    progress: Progress = SILENT
+
+
+def trial(rung: Rung, setting: Setting) -> Trial:
+    """Do a rung, or read what an earlier call found. A rung that breaks a limit before any training is not trained."""
+    stored = f"candidates/{rung.name}/trial.json"
+    if (setting.run.directory / stored).exists():
+        return Trial.of_json(setting.run.json(stored))
+    started = time.monotonic()
+    result = _hopeless(rung, setting) or _trained(rung, setting)
+    result = replace(result, seconds=round(time.monotonic() - started, 1))
+    setting.run.write_json(stored, result.to_json())
+    return result
+
+
+def files(setting: Setting, name: str) -> tuple[Path, Path]:
+    """Where a trained rung keeps its network and its program."""
+    return setting.run.path("candidates", name, "network.pt2"), setting.run.path("candidates", name, "program.karui")
+
+
+def skipped(rung: Rung, reason: str) -> Trial:
+    """A rung that is not tried, and why."""
+    return Trial(name=rung.name, why=rung.why, phases=told(rung.phases), cost=Cost(), fits=None, reason=reason)
+
+
+def lowered(network: Network, data: Data, name: str) -> Program:
+    """The program of a network for this data: pixels in where the data are pixels, labels on its output."""
+    return lower(network, pixels=data.pixels, labels=data.labels, name=name)
+
+
+def priced(network: Network, program: Program, setting: Setting, rung: str) -> Cost:
+    """Measured on the target, with the network's MACs and parameters beside."""
+    report = measure(network)
+    cost = cost_of(program, setting.budget.target, setting.run.path("candidates", rung, "measured"), latency=setting.budget.latency_ms is not None)
+    return replace(cost, macs=report.macs, params=report.params)
+
+
+def told(phases: tuple[Phase, ...]) -> tuple[str, ...]:
+    """A line a phase, in words."""
+    return tuple(f"{', '.join(str(t) for t in p.techniques)}; {amount(p.training)}" for p in phases)
+
+
+def amount(training: Training) -> str:
+    """How much training, in words."""
+    if not training.trains:
+        return "no training"
+    count = f"{training.steps} steps" if training.steps is not None else f"{training.epochs:g} epochs"
+    return f"{count} of {training.optimizer}, lr {training.lr:g}"
+
+
+def _hopeless(rung: Rung, setting: Setting) -> Trial | None:
+    """The rung without its training: what it costs is known before it is good at anything. None where it may fit."""
+    budget = setting.budget
+    if budget.bytes is None and budget.peak_ram is None and budget.latency_ms is None:
+        return None
+    untrained = tuple(Phase(techniques=tuple(t for t in p.techniques if t.stage != "loss"), training=Training()) for p in rung.phases)
+    sketch = run_phases(setting.network, setting.data, untrained, teacher=setting.teacher, seed=setting.seed).network
+    cost = priced(sketch, lowered(sketch, setting.data, setting.name), setting, rung.name)
+    broken = budget.broken(cost)
+    if not broken:
+        return None
+    reason = f"not trained: {limits(broken)}"
+    return Trial(name=rung.name, why=rung.why, phases=told(rung.phases), cost=cost, fits=False, reason=reason)
+
+
+def _trained(rung: Rung, setting: Setting) -> Trial:
+    folder = setting.run.path("candidates", rung.name, "phases")
+    result = run_phases(
+        setting.network,
+        setting.data,
+        rung.phases,
+        teacher=setting.teacher,
+        seed=setting.seed,
+        directory=folder,
+        progress=setting.progress,
+    )
+    program = lowered(result.network, setting.data, setting.name)
+    cost = priced(result.network, program, setting, rung.name)
+    metric = setting.data.metric
+    validation = score(result.network, setting.data.validation, metric)
+    drop = (setting.before - validation) * (1 if metric.higher_is_better else -1)
+    broken = setting.budget.broken(cost)
+    network_file, program_file = files(setting, rung.name)
+    result.network.save(network_file)
+    codec.save(program, program_file)
+    lost = f"loses {drop:.2f} {metric.unit} on validation, allowed {setting.budget.drop:g}" if drop > setting.budget.drop else ""
+    facts = tuple({"techniques": p.techniques, "facts": p.facts, "history": p.history.to_json()} for p in result.phases)
+    return Trial(
+        name=rung.name,
+        why=rung.why,
+        phases=told(rung.phases),
+        cost=cost,
+        validation=validation,
+        drop=drop,
+        fits=not lost and not broken,
+        reason=lost or limits(broken),
+        facts=facts,
+    )
+
+
+def limits(broken: Mapping[str, tuple[float, float]]) -> str:
+    """Broken limits in words."""
+    return ", ".join(f"{name} {value:,.6g} over the limit of {limit:,.6g}" for name, (value, limit) in broken.items())
+
+
