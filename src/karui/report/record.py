@@ -64,6 +64,7 @@ class Costs(Facts):
 class Standing(Facts):
     """One network on the test part: its score with a 95 % interval [low, high] over ``n`` samples, and its costs.
 
+    validation: its score on the validation part, by which candidates are chosen.
     bytes: artefact → bytes, e.g. ``{"karui": …, "c": …, "onnx": …}``. latency_ms: the budget's target, one sample, one thread.
     """
 
@@ -71,6 +72,7 @@ class Standing(Facts):
     low: Number = None
     high: Number = None
     n: int | None = None
+    validation: Number = None
     bytes: dict[str, int] = {}
     latency_ms: Number = None
     macs: int | None = None
@@ -112,7 +114,7 @@ class Layer(Facts):
 
 
 class Point(Facts):
-    """One point of a training curve. ``epoch`` may be a fraction; ``metric`` is on the validation part."""
+    """One point of a training curve. ``epoch`` counts from the phase's start, fractions allowed; ``metric``: on validation."""
 
     candidate: str = ""
     phase: int = 0

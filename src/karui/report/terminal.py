@@ -1,0 +1,156 @@
+"""The same record as tables in the terminal; and what ``analyse`` and ``bench`` have to say."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from karui.report import words
+from karui.report.page import headline, pairs
+from karui.report.record import Bench, Candidate, Record, of
+
+
+def show(facts: Record | Mapping[str, Any], console: Console, *, layers: bool = False) -> None:
+    """Headline, costs, candidates and verdict of a run; ``layers`` adds the table per layer."""
+    record = of(facts)
+    console.print()
+    console.print(Text(record.name, style="bold"), Text(f" {record.network} · {record.data}", style="dim"))
+    console.print(Text(headline(record), style="bold cyan"))
+    console.print(_summary(record))
+    if record.candidates:
+        console.print(_candidates(record))
+    if layers and record.layers:
+        console.print(_layers(record))
+    if record.bench:
+        console.print(bench(record.bench))
+    _verdict(record, console)
+    for target, path in record.artefacts.items():
+        console.print(Text(f"  {target:<8}", style="dim"), Text(path), sep="", soft_wrap=True)
+
+
+def analysis(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
+    """Layers as the analysis sees them (``analyse.cost.LayerCost`` as dicts), with a line of totals."""
+    table = _table("layer", "op", "output", "params", "MACs", "weights", "activations", right=4, title=title)
+    for row in rows:
+        shape = " × ".join(str(n) for n in row["output_shape"])
+        table.add_row(
+            str(row["name"]),
+            str(row["op"]),
+            shape,
+            words.amount(row["params"]),
+            words.amount(row["macs"]),
+            words.size(row["weight_bytes"]),
+            words.size(row["activation_bytes"]),
+        )
+    totals = [sum(row[key] for row in rows) for key in ("params", "macs", "weight_bytes")]
+    table.add_section()
+    table.add_row("total", "", "", words.amount(totals[0]), words.amount(totals[1]), words.size(totals[2]), "", style="bold")
+    return table
+
+
+def bench(rows: Sequence[Bench | Mapping[str, Any]]) -> Table:
+    """Bytes and latency of each form under each runner, measured in one run."""
+    table = _table("runs on", "form", "bytes", "median", "10 % … 90 %", "", right=3, title="Measured in one run: one sample, one thread")
+    for row in rows:
+        r = row if isinstance(row, Bench) else Bench.model_validate(row)
+        spread = f"{words.milliseconds(r.p10_ms)} … {words.milliseconds(r.p90_ms)}" if r.p10_ms is not None else words.MISSING
+        table.add_row(r.runner, r.form, words.size(r.bytes), words.milliseconds(r.median_ms), spread, r.note)
+    return table
+
+
+def _table(*columns: str, right: int, title: str | None = None) -> Table:
+    """A plain table; the figures' columns, aligned right, start at column ``right``, counted from one."""
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for n, name in enumerate(columns, 1):
+        figures = n >= right and name not in ("outcome", "")
+        table.add_column(name, justify="right" if figures else "left", no_wrap=figures, overflow="fold")
+    return table
+
+
+def _summary(record: Record) -> Table:
+    table = _table("", "before", "after", "gain", "limit", right=2)
+    before, after, unit = record.baseline, record.final, record.metric.unit
+    if before.accuracy is not None or after.accuracy is not None:
+        lost = None if before.accuracy is None or after.accuracy is None else after.accuracy - before.accuracy
+        limit = (
+            ""
+            if record.budget.drop is None
+            else f"−{record.budget.drop:g}"
+            if record.metric.higher_is_better
+            else f"+{record.budget.drop:g}"
+        )
+        table.add_row(
+            f"{record.metric.name} (test)",
+            words.score(before.accuracy, unit),
+            words.score(after.accuracy, unit),
+            words.points(lost, unit),
+            limit,
+        )
+        table.add_row("  95 % interval", _interval(record, "baseline"), _interval(record, "final"), "", "", style="dim")
+    for pair in pairs(record):
+        table.add_row(pair.name, pair.before, pair.after, pair.gain, pair.limit.removeprefix("limit "))
+    return table
+
+
+def _interval(record: Record, which: str) -> str:
+    standing = getattr(record, which)
+    return (
+        ""
+        if standing.low is None or standing.high is None
+        else words.between(standing.low, standing.high, record.metric.unit).removesuffix(" %")
+    )
+
+
+def _candidates(record: Record) -> Table:
+    """Peak RAM and latency have their columns where the budget limits them."""
+    budget = record.budget
+    limited = {"peak RAM": budget.peak_ram is not None, "latency": budget.latency_ms is not None}
+    names = [name for name, shown in limited.items() if shown]
+    table = _table("#", "candidate", "validation", "bytes", *names, "outcome", right=3, title="What was tried")
+    for n, candidate in enumerate(record.candidates, 1):
+        mark, style = _outcome(candidate, record)
+        figures = {"peak RAM": words.size(candidate.cost.peak_ram), "latency": words.milliseconds(candidate.cost.latency_ms)}
+        table.add_row(
+            str(n),
+            candidate.name,
+            words.score(candidate.validation, record.metric.unit),
+            words.size(candidate.cost.bytes),
+            *(figures[name] for name in names),
+            f"{mark} {candidate.reason}".rstrip(),
+            style=style,
+        )
+    return table
+
+
+def _outcome(candidate: Candidate, record: Record) -> tuple[str, str]:
+    if candidate.name == record.winner:
+        return "✓ chosen:", "bold green"
+    if candidate.fits is None:
+        return "–", "dim"
+    return ("✓", "") if candidate.fits else ("✗", "dim")
+
+
+def _layers(record: Record) -> Table:
+    table = _table("layer", "op", "weights", "kept", "zeros", "bits", "bytes before", "bytes after", right=3, title="Layer by layer")
+    for layer in record.layers:
+        table.add_row(
+            layer.name,
+            layer.op,
+            words.amount(layer.params),
+            words.amount(layer.params if layer.stored is None else layer.stored),
+            words.percent(layer.sparsity),
+            f"{layer.bits:g}",
+            words.size(layer.bytes_before),
+            words.size(layer.bytes_before if layer.bytes_after is None else layer.bytes_after),
+        )
+    return table
+
+
+def _verdict(record: Record, console: Console) -> None:
+    ok = record.verdict.ok
+    console.print(Text("✓ inside the budget" if ok else "✗ outside the budget", style="bold green" if ok else "bold red"))
+    for line in record.verdict.lines:
+        console.print(Text(f"  {line}"), soft_wrap=True)
