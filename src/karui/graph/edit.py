@@ -1,0 +1,176 @@
+"""The few safe edits of a graph: put a form on a parameter or on an edge, look forms up, take them off, change shapes, check."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from karui.errors import RecipeError
+from karui.graph.forms import is_form
+from karui.graph.network import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A form as it stands in the graph.
+
+    op: the custom op. node: its node. state: the op's argument name → the name of the parameter or buffer that it reads. constants: the op's
+    argument name → its number.
+    """
+
+    op: Any
+    node: Node
+    state: Mapping[str, str]
+    constants: Mapping[str, Any]
+
+
+def put_on_parameter(
+    network: Network, parameter: str, op: Any, *, state: Mapping[str, Tensor] | None = None, args: tuple[Any, ...] | None = None
+) -> Node:
+    """Append a form to a parameter: after its last form, and seen by everyone who uses the parameter, however often it is tied.
+
+    op: ``torch.ops.karui.mask.default`` and the like. state: key → tensor, registered as ``{parameter}_{key}`` (``conv1.weight_mask``), a
+    parameter where the tensor is an ``nn.Parameter``, else a buffer. args: the operands after the weight, in which a key of ``state``
+    stands for its tensor; left out, they are the state in its order. Raises RecipeError if such a form is there already.
+    """
+    parameter = network.canonical_name(parameter)
+    return _insert(network, chain_of(network, parameter)[-1], op, parameter, state or {}, args)
+
+
+def put_on_edge(
+    network: Network,
+    node: Node,
+    op: Any,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    args: tuple[Any, ...] | None = None,
+    name: str | None = None,
+) -> Node:
+    """Put a form on a node's value and move all users of the value to it; state is registered as ``{name}_{key}``.
+
+    ``name`` defaults to the node's own. ``state`` and ``args`` are those of ``put_on_parameter``.
+    """
+    return _insert(network, node, op, name or node.name, state or {}, args)
+
+
+def forms_on(network: Network, parameter: str) -> list[Form]:
+    """The forms on a parameter, from the latent weight outwards."""
+    return [form_of(node) for node in chain_of(network, parameter)[1:]]
+
+
+def form_on_edge(node: Node) -> Form | None:
+    """The form that a value goes through at once, if there is one (an activation's quantizer)."""
+    if len(node.users) == 1:
+        user = next(iter(node.users))
+        if is_form(user) and user.args[0] is node:
+            return form_of(user)
+    return None
+
+
+def form_of(node: Node) -> Form:
+    """Read a form's node."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    names = [argument.name for argument in node.target._schema.arguments]
+    state: dict[str, str] = {}
+    constants: dict[str, Any] = {a.name: a.default_value for a in node.target._schema.arguments[1:] if a.has_default_value()}
+    for name, value in [*list(zip(names, node.args))[1:], *node.kwargs.items()]:
+        constants.pop(name, None)
+        if isinstance(value, Node) and value.op == "get_attr":
+            state[name] = str(value.target)
+        else:
+            constants[name] = value
+    return Form(op=node.target, node=node, state=state, constants=constants)
+
+
+def value_of(network: Network, parameter: str) -> Tensor:
+    """A parameter's value after all its forms: what the layer really multiplies with. Detached."""
+    chain = chain_of(network, parameter)
+    with torch.no_grad():
+        value = network.get(parameter).detach()
+        for node in chain[1:]:
+            value = _apply(network, node, value)
+    return value
+
+
+def remove_form(network: Network, form: Form) -> None:
+    """Take a form off again, with those of its parameters and buffers that nobody else reads."""
+    value = form.node.args[0]
+    assert isinstance(value, Node)
+    form.node.replace_all_uses_with(value)
+    network.module.graph.erase_node(form.node)
+    tidy(network)
+
+
+def tidy(network: Network) -> None:
+    """Remove nodes without users, then the parameters and buffers that no node reads; recompile."""
+    graph = network.module.graph
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    read = {str(node.target) for node in graph.find_nodes(op="get_attr")}
+    for name in [*network.parameters(), *network.buffers()]:
+        if name not in read:
+            network.remove(name)
+            network.ties.pop(name, None)
+    graph.lint()
+    network.module.recompile()
+
+
+# ── how it is done ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def chain_of(network: Network, parameter: str) -> list[Node]:
+    """A parameter's get_attr node and the forms on it, in order; layers read the last."""
+    chain = [network.node_of(parameter)]
+    while True:
+        following = [user for user in chain[-1].users if is_form(user) and user.args[0] is chain[-1]]
+        if not following:
+            return chain
+        chain.append(following[0])
+
+
+def _insert(network: Network, value: Node, op: Any, prefix: str, state: Mapping[str, Tensor], args: tuple[Any, ...] | None) -> Node:
+    operands = tuple(state) if args is None else args
+    names = {key: f"{prefix}_{key}" for key in state}
+    _refuse_taken(network, names, op)
+    for key, tensor in state.items():
+        register = network.add_parameter if isinstance(tensor, nn.Parameter) else network.add_buffer
+        register(names[key], tensor)
+    graph = network.module.graph
+    users = list(value.users)
+    with graph.inserting_after(_last_input(value)):
+        form = graph.call_function(op, ())
+    with graph.inserting_before(form):
+        nodes = {key: graph.get_attr(name) for key, name in names.items()}
+    form.args = (value, *(nodes[a] if isinstance(a, str) and a in nodes else a for a in operands))
+    form.meta = {"karui_layer": network.layer_of(value), "karui_source": value.meta.get("karui_source", "")}
+    for user in users:
+        user.replace_input_with(value, form)
+    graph.lint()
+    network.module.recompile()
+    return form
+
+
+def _last_input(value: Node) -> Node:
+    """Where nodes on ``value`` may start: inputs and parameters come first in a graph, so after the last of them for one of them."""
+    if value.op not in ("placeholder",):
+        return value
+    return list(value.graph.find_nodes(op="placeholder"))[-1]
+
+
+def _refuse_taken(network: Network, names: Mapping[str, str], op: Any) -> None:
+    own = network.parameters().keys() | network.buffers().keys()
+    for name in names.values():
+        if name in own:
+            raise RecipeError(f"'{name}' is there already: {op} is on that value; change its state instead of putting it on twice")
+
+
+def _apply(network: Network, form: Node, value: Tensor) -> Tensor:
+    def operand(argument: Any) -> Any:
+        return network.get(str(argument.target)).detach() if isinstance(argument, Node) else argument
+
+    assert callable(form.target)
+    result = form.target(value, *map(operand, form.args[1:]), **{k: operand(v) for k, v in form.kwargs.items()})
+    assert isinstance(result, Tensor)
+    return result

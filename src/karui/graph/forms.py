@@ -1,0 +1,166 @@
+"""The forms: how a weight or an activation is written, as torch custom ops with their gradients.
+
+A form is one node of the graph between a value and its users; forms chain (``fake_quantize(mask(w))`` is "pruned, then int8"). Being ops,
+they survive ``torch.export.save`` and ``load`` with their gradients, so a half-compressed network is one file and needs no class to load.
+The latent value stays untouched beneath; gradients are straight-through estimates (Bengio et al. 2013, arXiv:1308.3432).
+
+``torch.ops.karui.mask(w, mask)``                                      w where mask is 1, zero elsewhere
+``torch.ops.karui.fake_quantize(x, scale, zero_point, qmin, qmax, axis)``   x rounded to the grid that its integers can write
+``torch.ops.karui.binarize(w, scale)``                                 ±scale by the sign of w
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+
+@torch.library.custom_op("karui::mask", mutates_args=())
+def mask(w: Tensor, mask: Tensor) -> Tensor:
+    """``w`` (any shape) times ``mask`` (0 or 1, float or bool, the same shape); masked weights get no gradient."""
+    return w * mask
+
+
+@mask.register_fake
+def _(w: Tensor, mask: Tensor) -> Tensor:
+    return torch.empty_like(w)
+
+
+def _mask_setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _mask_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+    (kept,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    return grad * kept, None
+
+
+mask.register_autograd(_mask_backward, setup_context=_mask_setup)
+
+
+# ── fake_quantize ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _quantize_native(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None) -> tuple[Tensor, Tensor]:
+    """The rounded values and which were inside the range, in one pass over ``x`` (torch's own kernel)."""
+    zero = zero_point.detach().to(torch.int32).reshape(-1)
+    step = scale.detach().reshape(-1)
+    if axis is None or step.numel() == 1:
+        on = torch.ones(1, dtype=torch.long, device=x.device)
+        return torch.ops.aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams(x, step, zero, on, qmin, qmax)
+    return torch.ops.aten.fake_quantize_per_channel_affine_cachemask(x, step, zero, axis % x.dim(), qmin, qmax)
+
+
+@torch.library.custom_op("karui::fake_quantize", mutates_args=())
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
+    """``(clamp(round(x / scale) + zero_point, qmin, qmax) − zero_point) · scale``, rounding half to even.
+
+    x: float32, any shape. scale (> 0), zero_point (whole numbers): float32, ``[]`` or ``[1]`` per tensor (``axis`` None), else one entry
+    per index of ``axis``. Gradient to x: straight through inside the range, zero outside (Jacob et al. 2018, arXiv:1712.05877). Gradient
+    to scale, only if it asks for one: LSQ (Esser et al. 2020, arXiv:1902.08153, eq. 3), divided by sqrt(elements per scale · qmax).
+    """
+    return _quantize_native(x, scale, zero_point, qmin, qmax, axis)[0]
+
+
+@fake_quantize.register_fake
+def _(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("karui::fake_quantize_backward", mutates_args=())
+def fake_quantize_backward(
+    grad: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None
+) -> Tensor:
+    """``grad`` where ``x`` lies inside the range, else zero. An op of its own, so that ``torch.compile`` need not look into it."""
+    return grad * _quantize_native(x, scale, zero_point, qmin, qmax, axis)[1]
+
+
+@fake_quantize_backward.register_fake
+def _(grad: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None = None) -> Tensor:
+    return torch.empty_like(grad)
+
+
+def _fake_quantize_setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:  # type: ignore[type-arg]
+    x, scale, zero_point, ctx.qmin, ctx.qmax, ctx.axis = inputs  # type: ignore[attr-defined]
+    ctx.save_for_backward(x, scale, zero_point)
+
+
+def _fake_quantize_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, scale, zero_point = ctx.saved_tensors  # type: ignore[attr-defined]
+    qmin, qmax, axis = ctx.qmin, ctx.qmax, ctx.axis  # type: ignore[attr-defined]
+    grad_x = torch.ops.karui.fake_quantize_backward(grad, x, scale, zero_point, qmin, qmax, axis)
+    grad_scale = None
+    if ctx.needs_input_grad[1]:  # type: ignore[attr-defined]
+        grad_scale = _scale_gradient(grad, x, scale, zero_point, qmin, qmax, axis)
+    return grad_x, grad_scale, None, None, None, None
+
+
+def _scale_gradient(grad: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int | None) -> Tensor:
+    """LSQ, equation 3: round(v) − v inside, the bound outside, with v = x / scale; then the paper's §2.2 gradient scale."""
+    per_tensor = axis is None or scale.numel() == 1
+    shape = [1] * x.dim()
+    if not per_tensor:
+        shape[axis % x.dim()] = -1  # type: ignore[operator]
+    step, zero = scale.reshape(shape), zero_point.reshape(shape)
+    v = x / step
+    low, high = qmin - zero, qmax - zero
+    rounded = torch.round(v)
+    slope = torch.where(rounded < low, low, torch.where(rounded > high, high, rounded - v)) * grad
+    if per_tensor:
+        total, count = slope.sum().reshape(scale.shape), x.numel()
+    else:
+        total = slope.sum(dim=[d for d in range(x.dim()) if d != axis % x.dim()])  # type: ignore[operator]
+        count = x.numel() // scale.numel()
+    return total / math.sqrt(max(count, 1) * max(qmax, 1))
+
+
+fake_quantize.register_autograd(_fake_quantize_backward, setup_context=_fake_quantize_setup)
+
+
+# ── binarize ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _signs(w: Tensor) -> Tensor:
+    return torch.where(w >= 0, 1.0, -1.0).to(w.dtype)
+
+
+def _over_first(scale: Tensor, w: Tensor) -> Tensor:
+    return scale if scale.numel() == 1 else scale.reshape(-1, *([1] * (w.dim() - 1)))
+
+
+@torch.library.custom_op("karui::binarize", mutates_args=())
+def binarize(w: Tensor, scale: Tensor | None = None) -> Tensor:
+    """``±1`` by the sign of ``w`` (zero counts as +1), times ``scale`` (``[O]`` over the first axis, ``[]``, or None for 1).
+
+    Gradient to w: straight through where |w| ≤ 1, zero elsewhere (Courbariaux et al. 2016, arXiv:1602.02830, eq. 4); to scale: exact.
+    """
+    signs = _signs(w)
+    return signs if scale is None else signs * _over_first(scale, w)
+
+
+@binarize.register_fake
+def _(w: Tensor, scale: Tensor | None = None) -> Tensor:
+    return torch.empty_like(w)
+
+
+def _binarize_setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor | None], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _binarize_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    w, scale = ctx.saved_tensors  # type: ignore[attr-defined]
+    through = grad if scale is None else grad * _over_first(scale, w)
+    grad_scale = None
+    if scale is not None and ctx.needs_input_grad[1]:  # type: ignore[attr-defined]
+        product = grad * _signs(w)
+        grad_scale = product.sum().reshape(scale.shape) if scale.numel() == 1 else product.flatten(1).sum(1)
+    return through * (w.abs() <= 1), grad_scale
+
+
+binarize.register_autograd(_binarize_backward, setup_context=_binarize_setup)
+
+
+def is_form(node: Node) -> bool:
+    """Whether a node of a graph is a form: an op of karui's own namespace, ours or one that a technique brought."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "karui"
