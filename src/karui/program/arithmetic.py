@@ -182,7 +182,7 @@ def addition(program: Program, op: Op) -> Addition:
 
 
 def requantize(accumulators: NDArray[np.int64], requant: Requant, low: int, high: int) -> NDArray[np.int8]:
-    """Accumulators [..., O] (or [..., O, T] where there are terms) to codes [..., O]."""
+    """Accumulators [..., O] (or [..., O, T] where there are terms) to codes [..., O]; one entry of ``requant`` serves all channels."""
     product = accumulators * requant.multiplier.astype(np.int64)
     if requant.multiplier.ndim == 2:
         product = product.sum(-1)

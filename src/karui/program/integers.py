@@ -36,7 +36,7 @@ def mul(program: Program, op: Op, arguments: list[Array], arithmetic: str) -> Ar
     """Codes times codes."""
     a, b = _centred(program, op, list(aligned(*arguments)))
     if arithmetic == "karui":
-        return karui.requantize((a * b)[..., None], karui.requantization(program, op), *_bounds(program, op))[..., 0]
+        return karui.requantize(a * b, karui.requantization(program, op), *_bounds(program, op))
     return _finished(program, op, litert.mul(program, op, [a, b], xnnpack=arithmetic == "xnnpack"))
 
 
@@ -45,7 +45,7 @@ def mean(program: Program, op: Op, arguments: list[Array], arithmetic: str) -> A
     axes = tuple(axis + 1 for axis in op.attributes["axes"])
     total = _centred(program, op, arguments)[0].sum(axes, keepdims=bool(op.attributes["keepdims"]))
     if arithmetic == "karui":
-        return karui.requantize(total[..., None], karui.requantization(program, op), *_bounds(program, op))[..., 0]
+        return karui.requantize(total, karui.requantization(program, op), *_bounds(program, op))
     count = int(karui.window_counts(program, op)[0])
     return _finished(program, op, litert.mean(program, op, total, count, xnnpack=arithmetic == "xnnpack"))
 

@@ -16,6 +16,8 @@ from karui.program.program import Array, Op, Program
 
 Arithmetic = Literal["karui", "litert_ref", "xnnpack"]
 
+_ELEMENTS = 1 << 21  # of the largest tensor at a time: a batch of any size runs in little memory
+
 
 @overload
 def run(
@@ -56,11 +58,23 @@ def run(
         UnsupportedOp: an op that has no rule, or whose numbers break a rule of its kind.
     """
     values = _start(program, inputs, states or {})
+    names = list(program.tensors) if keep else [output.tensor for output in program.outputs]
     batch = len(inputs[0]) if inputs else 1
+    step = max(1, _ELEMENTS // max(tensor.count for tensor in program.tensors.values()))
+    parts = [
+        _run_part(program, {name: value[n : n + step] for name, value in values.items()}, names, arithmetic, min(step, batch - n))
+        for n in range(0, max(batch, 1), step)
+    ]
+    results = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return dict(zip(names, results, strict=True)) if keep else results
+
+
+def _run_part(program: Program, values: dict[str, Array], names: Sequence[str], arithmetic: Arithmetic, batch: int) -> list[Array]:
+    """A part of the batch through all ops; the tensors called ``names``."""
     for op in program.ops:
         results = run_op(program, op, [values[name] for name in op.inputs], arithmetic=arithmetic, batch=batch)
         values.update(zip(op.outputs, results, strict=True))
-    return values if keep else [values[output.tensor] for output in program.outputs]
+    return [values[name] for name in names]
 
 
 def run_op(program: Program, op: Op, arguments: Sequence[Array], *, arithmetic: Arithmetic = "karui", batch: int = 1) -> list[Array]:
@@ -96,7 +110,7 @@ def _start(program: Program, inputs: Sequence[Array], states: Mapping[str, Array
     for _, name in program.states:
         tensor = program.tensor(name)
         zero = quantization(tensor)[1] if tensor.dtype == "int8" else 0
-        values.setdefault(name, states.get(name, np.full((len(inputs[0]), *tensor.shape), zero, tensor.dtype)))
+        values.setdefault(name, states.get(name, np.full((len(inputs[0]) if inputs else 1, *tensor.shape), zero, tensor.dtype)))
     return values
 
 

@@ -6,8 +6,6 @@ import numpy as np
 
 from karui.program.program import Array
 
-_COLUMNS = 1 << 23  # at most so many numbers of a column matrix at a time
-
 
 def padded(x: Array, padding: tuple[int, ...], value: float) -> Array:
     """[N,H,W,C] with ``padding`` = (top, left, bottom, right) filled with ``value``."""
@@ -40,13 +38,6 @@ def correlate(x: Array, weight: Array, stride: tuple[int, int], dilation: tuple[
     weight = weight.astype(x.dtype)
     if groups > 1 and weight.shape[3] == 1:
         return _depthwise(x, weight, stride, dilation)
-    step = max(1, _COLUMNS // max(1, x[0].size * kernel[0] * kernel[1] // (stride[0] * stride[1])))
-    parts = [_matrix_product(x[n : n + step], weight, stride, dilation, groups) for n in range(0, len(x), step)]
-    return np.concatenate(parts) if parts else _matrix_product(x, weight, stride, dilation, groups)
-
-
-def _matrix_product(x: Array, weight: Array, stride: tuple[int, int], dilation: tuple[int, int], groups: int) -> Array:
-    kernel = (weight.shape[1], weight.shape[2])
     results = []
     for part, rows in zip(np.split(x, groups, axis=3), np.split(weight, groups), strict=True):
         columns = np.concatenate(list(taps(part, kernel, stride, dilation)), axis=3)  # [N,OH,OW,kh·kw·C], the order of the weight
