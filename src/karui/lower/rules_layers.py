@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from karui.graph.forms import is_form
 from karui.lower.builder import Builder, Constant, Value
 from karui.lower.rule import Arguments, Rule
 from karui.lower.weights import weight_of
@@ -32,7 +33,7 @@ def _bias(builder: Builder, arguments: Arguments) -> dict[str, str]:
 def _weight(builder: Builder, arguments: Arguments, axes: Any, channel: int = 0) -> str:
     node = arguments.raw("weight")
     root = node
-    while root.op == "call_function" and isinstance(root.args[0], torch.fx.Node) and str(root.target).startswith("karui"):
+    while is_form(root):
         root = root.args[0]
     if root.op == "get_attr":
         return weight_of(builder, node, axes, channel)

@@ -60,7 +60,8 @@ def _affine(builder: Builder, parameter: str, value: torch.Tensor, arguments: li
     if axis is not None:
         spread[axis] = -1
     s, z = (t.reshape(spread) if axis is not None else t.reshape(()) for t in (scale, zero_point))
-    codes = torch.clamp(torch.round(value / s) + z, qmin, qmax)
+    quantized = OPS.fake_quantize(value, scale, zero_point, qmin, qmax, axis)  # the form itself decides how a tie is rounded
+    codes = torch.clamp(torch.round(quantized / s) + z, qmin, qmax)
     bits = max(int(qmax).bit_length(), int(-qmin - 1).bit_length()) + 1
     flat = (lambda t: t.reshape(-1)) if axis is not None else (lambda t: t.reshape(()))
     values = AffineValues(
@@ -69,7 +70,7 @@ def _affine(builder: Builder, parameter: str, value: torch.Tensor, arguments: li
         scale=flat(scale).float().numpy(),
         zero_point=flat(zero_point).to(torch.int32).numpy(),
     )
-    return values, (codes - z) * s
+    return values, quantized
 
 
 def _sign(builder: Builder, parameter: str, value: torch.Tensor, arguments: list, channel: int) -> tuple[Values, torch.Tensor]:  # type: ignore[type-arg]
