@@ -1,0 +1,239 @@
+"""The verbs, one function each. What they print comes from ``report.terminal``, or is the same facts as JSON."""
+
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from karui import __version__
+from karui.budget import TARGETS, Budget
+from karui.cli import sizes
+from karui.errors import RecipeError
+
+if TYPE_CHECKING:
+    from karui.api import Result
+    from karui.finetune.progress import Progress
+    from karui.recipe import Recipe
+
+app = typer.Typer(
+    name="karui",
+    help="A trained network, data and a budget in; the smallest network inside the budget out, as a file that runs, with the proof.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="the folder that 'karui compress -o' wrote")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the facts as JSON, and nothing else, on stdout")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
+Seed = Annotated[int | None, typer.Option(help="one seed, one result (0, or the recipe's)")]
+
+
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context, version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    """Karui's own options."""
+    if version or context.invoked_subcommand is None:
+        print(f"karui {__version__}" if version else context.get_help())
+        raise typer.Exit
+
+
+@app.command()
+def compress(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE.toml", help="what to compress, and how; options go over it")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="RUN", help="the run's folder (runs/NAME); again: go on")] = None,
+    network: Annotated[str | None, typer.Option("--network", "-n", help="zoo:NAME, FILE.pt2 or package.module:function")] = None,
+    data: Annotated[str | None, typer.Option("--data", "-d", help="a data set's name or package.module:function")] = None,
+    teacher: Annotated[str | None, typer.Option(help="whom to distil from, as --network (the network itself)")] = None,
+    drop: Annotated[float | None, typer.Option(help="the most that the metric may lose, in its unit (0.5)")] = None,
+    max_bytes: Annotated[str | None, typer.Option("--bytes", help="limit of the artefact: 86300, 86.3k, 84KiB")] = None,
+    peak_ram: Annotated[str | None, typer.Option("--peak-ram", help="limit of the arena, as --bytes")] = None,
+    latency_ms: Annotated[float | None, typer.Option("--latency-ms", help="limit of one sample's median time, one thread")] = None,
+    target: Annotated[str | None, typer.Option(help=f"what the limits are measured on: {', '.join(TARGETS)}")] = None,
+    name: Annotated[str | None, typer.Option(help="what the report and the files are called")] = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the smallest network inside the budget. Without a recipe, a ladder of them is tried."""
+    from karui import api, resolve
+    from karui.recipe import Recipe, load
+
+    plan = load(recipe) if recipe is not None else Recipe()
+    limits = {"drop": drop, "bytes": max_bytes, "peak_ram": peak_ram, "latency_ms": latency_ms, "target": target}
+    subject, samples = network or plan.network, data or plan.data
+    if subject is None or samples is None:
+        lacking = "a network (--network zoo:NAME, FILE.pt2)" if subject is None else "data (--data NAME)"
+        raise RecipeError(f"compress: {lacking} is needed; 'karui list' shows what there is, and a recipe may name both")
+    given = resolve.data_of(samples, folder=_beside(plan, data))
+    tutor = teacher or plan.teacher
+    with _progress(quiet) as progress:
+        result = api.compress(
+            resolve.network_of(subject, given, folder=_beside(plan, network)),
+            given,
+            _budget(plan, limits),
+            plan if plan.phases else None,
+            teacher=None if tutor is None else resolve.network_of(tutor, given, folder=_beside(plan, teacher)),
+            out=out,
+            name=name,
+            seed=plan.seed if seed is None else seed,
+            progress=progress,
+        )
+    _show(result, as_json)
+
+
+@app.command()
+def analyse(
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help="zoo:NAME, FILE.pt2 or package.module:function")],
+    data: Annotated[str | None, typer.Option("--data", "-d", help="needed where the network is a plain module")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a network costs. Parameters, MACs, weight bytes and activation memory, per layer and in all."""
+    from dataclasses import asdict
+
+    from karui import api
+    from karui.report import terminal
+
+    rows = [asdict(row) for row in api.analyse(network, data).rows]
+    if as_json:
+        totals = {key: sum(row[key] for row in rows) for key in ("params", "stored", "macs", "weight_bytes")}
+        _print_json({"network": network, "rows": rows, "totals": totals})
+    else:
+        _console().print(terminal.analysis(rows, title=network))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or a .karui file")],
+    to: Annotated[str, typer.Option(help="targets, with commas: karui list targets")] = "c,onnx,device",
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="where to write (RUN/export)")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the compressed network for a target."""
+    from karui import api
+
+    names = [name for part in to.split(",") if (name := part.strip())]
+    artefacts = api.export(run, names, out)
+    written = {name: str(artefact.main) for name, artefact in artefacts.items()}
+    if as_json:
+        _print_json(written)
+    else:
+        _print_pairs(written)
+
+
+@app.command()
+def bench(run: RunFolder, as_json: AsJson = False) -> None:
+    """Measure bytes and latency. The compressed network and the float one, in C and onnxruntime, together in one run."""
+    from karui import api
+    from karui.report import terminal
+
+    rows = api.bench(run)
+    if as_json:
+        _print_json([row.model_dump(mode="json") for row in rows])
+    else:
+        _console().print(terminal.bench(rows))
+
+
+@app.command()
+def report(run: RunFolder, as_json: AsJson = False) -> None:
+    """Write the report anew. RUN/report.html, and the same facts here."""
+    from karui import api
+    from karui.report import record, terminal
+
+    page = api.report(run)
+    facts = record.read(run)
+    if as_json:
+        _print_json(record.to_dict(facts) | {"page": str(page)})
+    else:
+        terminal.show(facts, _console(), layers=True)
+        _print_pairs({"report": str(page)})
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="the run's folder")] = Path("runs/demo"),
+    seed: Seed = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compress the LeNet-5 that comes with karui. On the bundled pictures: a few minutes, no downloads."""
+    from karui import api
+
+    with _progress(quiet) as progress:
+        result = api.demo(out, seed=seed or 0, progress=progress)
+    _show(result, as_json)
+
+
+@app.command("list")
+def list_all(
+    what: Annotated[str | None, typer.Argument(metavar="WHAT", help="techniques, targets, networks or datasets")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what there is to choose from. Techniques, targets, networks and data sets."""
+    from karui.cli import listing
+
+    if what is not None and what not in listing.KINDS:
+        raise RecipeError(f"list: '{what}' is none of {', '.join(listing.KINDS)}")
+    found = {kind: names() for kind, names in listing.KINDS.items() if what in (None, kind)}
+    if as_json:
+        _print_json(found)
+        return
+    for kind, names in found.items():
+        print(kind)
+        _print_pairs(names, indent="  ")
+
+
+# ── what the verbs share ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _budget(plan: "Recipe", limits: Mapping[str, Any]) -> Budget:
+    """The recipe's budget with the options laid over it."""
+    from dataclasses import replace
+
+    given = {name: value for name, value in limits.items() if value is not None}
+    for name in ("bytes", "peak_ram"):
+        if name in given:
+            given[name] = sizes.parse(given[name], f"--{name.replace('_', '-')}")
+    return replace(plan.budget or Budget(), **given)
+
+
+def _beside(plan: "Recipe", option: str | None) -> Path | None:
+    """References of the recipe are looked for beside it, those of the command line here."""
+    return plan.folder if option is None else None
+
+
+def _progress(quiet: bool) -> "AbstractContextManager[Progress]":
+    from karui.finetune.progress import SILENT, RichProgress
+
+    return nullcontext(SILENT) if quiet else RichProgress()
+
+
+def _show(result: "Result", as_json: bool) -> None:
+    from karui.report import record, terminal
+
+    if as_json:
+        _print_json(record.to_dict(result.record) | {"folder": str(result.folder)})
+    else:
+        terminal.show(result.record, _console())
+        _print_pairs({"report": str(result.folder / "report.html")})
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _print_json(facts: Any) -> None:
+    json.dump(facts, sys.stdout, indent=1, ensure_ascii=False)
+    print()
+
+
+def _print_pairs(pairs: Mapping[str, str], indent: str = "") -> None:
+    width = max(map(len, pairs), default=0)
+    for name, value in pairs.items():
+        print(f"{indent}{name:<{width}}  {value}".rstrip())
