@@ -1,0 +1,1 @@
+"""Which weights and channels stay: masks on weights (``weights``), whole channels removed (``channels``)."""

@@ -1,0 +1,232 @@
+"""8-bit integers: after training with calibration samples (PTQ), or while training goes on (QAT)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from karui.analyse import observe
+from karui.analyse.observe import Observer
+from karui.compress.select import parameter_of, patterns, weights
+from karui.compress.technique import Attached, Context, Stage, Technique
+from karui.data import Batch, Part
+from karui.errors import RecipeError
+from karui.graph import edit, placement
+from karui.graph.network import Network
+
+FAKE_QUANTIZE = torch.ops.karui.fake_quantize.default
+TRANSPOSED = frozenset({torch.ops.aten.conv_transpose1d.default, torch.ops.aten.conv_transpose2d.input})
+
+CODES = 127  # activations are −128 … 127, weights symmetric
+SMALLEST = 1e-8  # of scales: a channel of zeros, a value that never moved
+CALIBRATION_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantize(Technique):
+    """Integers for weights and activations, after Jacob et al. 2018, "Quantization and training of neural networks for efficient
+    integer-arithmetic-only inference", §2–3: ``real = scale · (code − zero_point)``.
+
+    Weights are symmetric per output channel, ``scale = max|w| / (2^(bits−1) − 1)``, so zero is zero. While training goes on the scale
+    follows the weights, step by step. Activations have 8 bits and one scale per tensor, from the range that ``observer`` saw on the first
+    ``samples`` calibration samples, widened to hold zero, which is exactly representable; they stay as calibrated. With training steps
+    the straight-through estimator trains through both. learn_scales: scales are trained instead (Esser et al. 2020, "Learned step size
+    quantization", eq. 2 and 3), and stay near what was observed, hence positive.
+
+    bits: of weights, 2 to 8. observer: "minmax", "moving_average", "percentile", or a function ``(seen, value) → seen`` with ``low`` and
+    ``high``. include, exclude: patterns over the names of layers; the others stay float. A network that is quantized already is calibrated
+    anew.
+    """
+
+    stage: ClassVar[Stage] = "numbers"
+
+    bits: int = 8
+    observer: Literal["minmax", "moving_average", "percentile"] | Observer = "minmax"
+    samples: int = 512
+    learn_scales: bool = False
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise RecipeError(f"bits: expected 2 to 8, got {self.bits}")
+        if self.samples < 1:
+            raise RecipeError(f"samples: expected 1 or more, got {self.samples}")
+        for name in ("include", "exclude"):
+            object.__setattr__(self, name, patterns(getattr(self, name), name))
+        observer_of(self.observer)
+
+    def attach(self, network: Network, context: Context) -> "Quantizing":
+        """Put quantizers on weights, then observe and put quantizers on activations."""
+        layers = weights(network, self.include, self.exclude)
+        axes = {name: axis for name, nodes in layers.items() if (axis := channel_axis(nodes)) is not None}
+        for name, axis in axes.items():
+            self._on_weight(network, name, axis)
+        nodes = needed_points(network)
+        for node in nodes:
+            _take_off(network, edit.form_on_edge(node))
+        ranges = observe.observe(network, first(context.data.calibration, self.samples), nodes, observer_of(self.observer))
+        scales = [self._on_activation(network, node, ranges[node.name]) for node in nodes]
+        return Quantizing(self, network, tuple(axes), tuple(scales))
+
+    def _on_weight(self, network: Network, name: str, axis: int) -> None:
+        _take_off(network, quantizer_on(network, name))
+        scale = channel_scale(edit.value_of(network, name), axis, self._top)
+        state = {"scale": nn.Parameter(scale) if self.learn_scales else scale, "zero_point": torch.zeros_like(scale)}
+        edit.put_on_parameter(network, name, FAKE_QUANTIZE, state=state, args=("scale", "zero_point", -self._top, self._top, axis))
+
+    def _on_activation(self, network: Network, node: fx.Node, seen: Any) -> str:
+        scale, zero_point = affine(seen.low, seen.high)
+        state = {"scale": nn.Parameter(scale) if self.learn_scales else scale, "zero_point": zero_point}
+        placed = edit.put_on_edge(network, node, FAKE_QUANTIZE, state=state, args=("scale", "zero_point", -CODES - 1, CODES, None))
+        return edit.form_of(placed).state["scale"]
+
+    @property
+    def _top(self) -> int:
+        return 2 ** (self.bits - 1) - 1
+
+
+class Quantizing(Attached):
+    """Quantizers while training goes on."""
+
+    def __init__(self, settings: Quantize, network: Network, parameters: tuple[str, ...], activations: tuple[str, ...]) -> None:
+        self.settings, self.network, self.parameters, self.activations = settings, network, parameters, activations
+        self.observed = {name: network.get(name).detach().clone() for name in activations}
+
+    def step(self, progress: float) -> bool:
+        """Let scales of weights follow them; keep learned scales near what was observed."""
+        self._settle()
+        return False
+
+    def finish(self) -> dict[str, Any]:
+        """Fit the scales to the last step's weights; tells how many values are quantized, and which layers stay float."""
+        self._settle()
+        every = weights(self.network, ("*",), ())
+        stay = [name for name in every if name not in self.parameters]
+        return {"weights": len(self.parameters), "activations": len(self.activations), "float": stay}
+
+    def _settle(self) -> None:
+        for name in self.parameters:
+            follow(self.network, name)
+        if self.settings.learn_scales:
+            with torch.no_grad():
+                for name, seen in self.observed.items():
+                    self.network.get(name).clamp_(seen.to(self.network.get(name).device) / 8, seen.to(self.network.get(name).device) * 2)
+
+
+def quantizer_on(network: Network, parameter: str) -> edit.Form | None:
+    """The form that quantizes a parameter, if it has one."""
+    return next((form for form in edit.forms_on(network, parameter) if form.op is FAKE_QUANTIZE), None)
+
+
+def _take_off(network: Network, form: edit.Form | None) -> None:
+    """Remove an earlier quantizer, so that what it hid is seen and its successor may have other settings."""
+    if form is not None and form.op is FAKE_QUANTIZE:
+        edit.remove_form(network, form)
+
+
+def follow(network: Network, parameter: str) -> None:
+    """Set the scale of a weight's quantizer from the weight as it is now; a learned one is only kept within ¼ … 1 times that."""
+    form = quantizer_on(network, parameter)
+    assert form is not None
+    with torch.no_grad():
+        fitting = channel_scale(before(network, parameter, form), form.constants["axis"] or 0, form.constants["qmax"])
+        scale = network.get(form.state["scale"])
+        scale.copy_(scale.clamp(fitting / 4, fitting) if isinstance(scale, nn.Parameter) else fitting)
+
+
+def before(network: Network, parameter: str, form: edit.Form) -> Tensor:
+    """A parameter's value as it goes into one of its forms."""
+    value = network.get(parameter).detach()
+    for each in edit.forms_on(network, parameter):
+        if each.node is form.node:
+            break
+        value = each.op(value, **{key: network.get(name).detach() for key, name in each.state.items()}, **each.constants)
+    return value
+
+
+def channel_scale(weight: Tensor, axis: int, top: int) -> Tensor:
+    """``max|w| / top`` along ``axis``: float32 ``[O]``, at least SMALLEST."""
+    return (weight.detach().abs().movedim(axis, 0).flatten(1).amax(1) / top).clamp_min(SMALLEST).float()
+
+
+def affine(low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (float32 ``[]``) of codes −128 … 127 over a range that is widened to hold zero."""
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    scale = torch.tensor(max((high - low) / (2 * CODES + 1), SMALLEST), dtype=torch.float32)
+    zero_point = torch.round(-CODES - 1 - low / scale).clamp(-CODES - 1, CODES)
+    return scale, zero_point
+
+
+def channel_axis(nodes: list[fx.Node]) -> int | None:
+    """The axis of a weight's output channels; None where scales can't go along it (a grouped transposed convolution, or mixed users)."""
+    transposed = {node.target in TRANSPOSED for node in nodes}
+    if transposed == {False}:
+        return 0
+    groups = [(list(node.args) + [1] * 8)[6] for node in nodes]
+    return 1 if transposed == {True} and all(g == 1 for g in groups) else None
+
+
+def needed_points(network: Network) -> list[fx.Node]:
+    """The activation points that an integer op makes or reads; values between float layers stay float."""
+    quantized = {name for name in weights(network, ("*",), ()) if quantizer_on(network, name) is not None}
+    points = placement.activation_points(network)
+    return [p for p in points if _in_integers(_start(p), quantized) or any(_in_integers(reader, quantized) for reader in _readers(p))]
+
+
+def _in_integers(node: fx.Node, quantized: set[str]) -> bool:
+    if node.target in placement.CONVOLUTIONS | placement.LINEARS:
+        return node.target not in TRANSPOSED and parameter_of(node.args[1]) in quantized
+    if node.target in placement.UNARY:  # a table of codes, where its input is one
+        source = placement.source_of(node.all_input_nodes[0])
+        return _in_integers(_start(source), quantized)
+    return node.target in placement.ADDS | placement.MEANS | placement.POOLS | placement.CATS
+
+
+def _start(point: fx.Node) -> fx.Node:
+    """The op at the start of the chain that ends here."""
+    node = point
+    while node.target in placement.CLAMPS | placement.BATCH_NORMS and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node
+
+
+def _readers(point: fx.Node) -> Iterator[fx.Node]:
+    """The ops that read a value, past what only moves it."""
+    pending = list(point.users)
+    seen: set[fx.Node] = set()
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.target in placement.MOVES or node.target is FAKE_QUANTIZE:
+            pending.extend(node.users)
+        else:
+            yield node
+
+
+def first(part: Part, samples: int) -> Iterator[Batch]:
+    """The part's first samples, in order."""
+    left = samples
+    for batch in part.batches(min(CALIBRATION_BATCH, samples)):
+        if left <= 0:
+            return
+        yield batch if len(batch) <= left else Batch(inputs=tuple(x[:left] for x in batch.inputs), targets=batch.targets)
+        left -= len(batch)
+
+
+def observer_of(rule: str | Observer) -> Observer:
+    """The function that a setting names; a function stands for itself. Raises RecipeError for an unknown name."""
+    if callable(rule):
+        return rule
+    known: dict[str, Observer] = {
+        "minmax": observe.minmax,
+        "moving_average": observe.moving_average,
+        "percentile": observe.percentile,
+    }
+    if rule not in known:
+        raise RecipeError(f"observer: {rule!r} is not an observer: use {', '.join(known)} or a function (seen, value) → seen")
+    return known[rule]

@@ -1,0 +1,57 @@
+"""Which layers a technique works on: patterns over names, the same for every technique."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from torch import fx
+
+from karui.errors import RecipeError
+from karui.graph.forms import is_form
+from karui.graph.network import Network
+from karui.graph.placement import CONVOLUTIONS, LINEARS
+
+Patterns = tuple[str, ...]
+
+
+def patterns(value: str | Iterable[str], field: str) -> Patterns:
+    """A setting of patterns as a tuple: one pattern, or any list of them. Raises RecipeError for anything else."""
+    given = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(each, str) for each in given):
+        raise RecipeError(f"{field}: expected names or patterns such as 'conv1' or 'blocks.0.*', got {given!r}")
+    return given
+
+
+def chosen(name: str, include: Patterns, exclude: Patterns) -> bool:
+    """Whether patterns choose a parameter, by its name (``conv1.weight``) or its layer's (``conv1``); shell wildcards."""
+    names = (name, name.rpartition(".")[0])
+
+    def hit(given: Patterns) -> bool:
+        return any(fnmatchcase(each, pattern) for each in names for pattern in given)
+
+    return hit(include) and not hit(exclude)
+
+
+def parameter_of(node: object) -> str | None:
+    """The parameter or buffer that a node stands for, seen through its forms; None for a computed value."""
+    while isinstance(node, fx.Node) and node.op == "call_function" and is_form(node):
+        node = node.args[0]
+    return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
+
+
+def weights(network: Network, include: Patterns, exclude: Patterns) -> dict[str, list[fx.Node]]:
+    """The weights of the chosen convolutions and linear layers, each with all nodes that use it, in the graph's order.
+
+    Raises RecipeError if the patterns choose none.
+    """
+    found: dict[str, list[fx.Node]] = {}
+    for node in network.module.graph.nodes:
+        if node.op == "call_function" and node.target in CONVOLUTIONS | LINEARS:
+            name = parameter_of(node.args[1])
+            if name is not None:
+                found.setdefault(name, []).append(node)
+    kept = {name: nodes for name, nodes in found.items() if chosen(name, include, exclude)}
+    if not kept:
+        raise RecipeError(
+            f"include {list(include)} and exclude {list(exclude)} leave no layer of '{network.name}': it has {', '.join(found)}"
+        )
+    return kept
