@@ -16,7 +16,7 @@ from karui.program.program import Array, Op, Program
 
 Arithmetic = Literal["karui", "litert_ref", "xnnpack"]
 
-_ELEMENTS = 1 << 21  # of the largest tensor at a time: a batch of any size runs in little memory
+_ELEMENTS = 1 << 19  # of the largest tensor at a time: a batch of any size runs in little memory
 
 
 @overload
@@ -58,7 +58,8 @@ def run(
         UnsupportedOp: an op that has no rule, or whose numbers break a rule of its kind.
     """
     values = _start(program, inputs, states or {})
-    names = list(program.tensors) if keep else [output.tensor for output in program.outputs]
+    everything = [*values, *(name for op in program.ops for name in op.outputs)]
+    names = everything if keep else [output.tensor for output in program.outputs]
     batch = len(inputs[0]) if inputs else 1
     step = max(1, _ELEMENTS // max(tensor.count for tensor in program.tensors.values()))
     parts = [
