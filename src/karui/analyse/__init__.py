@@ -1,0 +1,1 @@
+"""Graph → facts: cost, memory, what values were seen."""

@@ -1,0 +1,1 @@
+"""The one graph that everything edits."""

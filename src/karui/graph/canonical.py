@@ -158,3 +158,14 @@ def _flat_outputs(graph: Graph, names: tuple[str, ...]) -> tuple[str, ...]:
             raise CaptureError(f"output '{name}' is the constant {value!r}, not a tensor; return tensors only")
     output.args = (tuple(value for _, value in kept),)
     return ("output",) if len(kept) == 1 and kept[0][0].startswith("output") else tuple(name for name, _ in kept)
+
+
+def renamed(module: GraphModule, names: Mapping[str, str]) -> GraphModule:
+    """The same graph with other names for its nodes."""
+    graph, copies = Graph(), {}
+    for node in module.graph.nodes:
+        args = torch.fx.node.map_arg(node.args, copies.__getitem__)
+        kwargs = torch.fx.node.map_arg(node.kwargs, copies.__getitem__)
+        copies[node] = graph.create_node(node.op, node.target, args, kwargs, name=names.get(node.name, node.name))
+        copies[node].meta = dict(node.meta)
+    return GraphModule(module, graph, class_name="Network")

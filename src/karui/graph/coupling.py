@@ -43,11 +43,11 @@ def remove_channels(network: Network, found: Coupling, keep: Mapping[int, Tensor
             edit.resize(network, parameter, axis, kept.nonzero().flatten())
     nodes = {node.name: node for node in network.module.graph.nodes}
     for node, place, runs in found.constants:
-        sizes = list(nodes[node].args[1])  # type: ignore[arg-type]
+        sizes = list(nodes[node].args[1])
         sizes[place] = int(found.kept(runs, keep).sum())
         nodes[node].update_arg(1, sizes)
     for name, (parameter, factor) in factors.items():
-        place = [a.name for a in nodes[name].target._schema.arguments].index("groups")  # type: ignore[union-attr]
+        place = [a.name for a in nodes[name].target._schema.arguments].index("groups")
         nodes[name].update_arg(place, network.get(parameter).shape[0] // factor)
     network.module.recompile()
     edit.check(network)

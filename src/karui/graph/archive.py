@@ -1,0 +1,143 @@
+"""One network in one ``.pt2`` file: what ``torch.export.save`` writes, with karui's facts beside it and without sample inputs.
+
+The facts (``extra/karui.json``): format version, name, inputs, outputs, ties, mode, and each node's own name and layer, which a new export
+would lose. A ``.pt2`` that ``torch.export.save`` wrote elsewhere loads too, if it passes the same inspection.
+"""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from karui.errors import CaptureError, FileError
+from karui.graph import forms as forms  # registers the ops that a file may hold
+from karui.graph.canonical import canonical, renamed
+from karui.graph.inspection import MAX_FILE, inspect
+from karui.graph.network import InputSpec, Network
+from karui.workspace import atomic_write
+
+FORMAT = 1
+_FACTS = "karui.json"
+
+
+def save(network: Network, path: str | PathLike[str]) -> None:
+    """Write the network, in its training form, to one file; the old file stays until the new one is whole."""
+    training = network.training
+    network.train()
+    try:
+        program = _export(network)
+    finally:
+        network.train(training)
+    program._example_inputs = None  # torch.export.save would pickle them
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={_FACTS: json.dumps(_facts(network, program, training))})
+    atomic_write(Path(path), buffer.getvalue())
+
+
+def _export(network: Network) -> ExportedProgram:
+    free = tuple({0: Dim.DYNAMIC} for _ in network.inputs)
+    with torch.random.fork_rng(devices=[]):
+        return torch.export.export(network.module, network.example(2), dynamic_shapes=free)
+
+
+def _facts(network: Network, program: ExportedProgram, training: bool) -> dict[str, Any]:
+    own = {node.name: node for node in network.module.graph.nodes}
+    nodes = {}
+    for node in program.graph.nodes:
+        origin = own.get(node.meta["from_node"][-1].name) if node.meta.get("from_node") else None
+        if node.op == "call_function" and origin is not None:
+            nodes[node.name] = [origin.name, network.layer_of(origin)]
+    return {
+        "format": FORMAT,
+        "name": network.name,
+        "training": training,
+        "structure": network.structure,
+        "inputs": [{"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype} for spec in network.inputs],
+        "outputs": list(network.outputs),
+        "ties": {first: list(others) for first, others in network.ties.items()},
+        "nodes": nodes,
+    }
+
+
+def load(path: str | PathLike[str]) -> Network:
+    """Inspect the file, then load it. Raises FileError in one line."""
+    path = Path(path)
+    data = _read(path)
+    members = inspect(data, path)
+    try:
+        with _quiet():
+            program = torch.export.load(io.BytesIO(data))
+        facts = json.loads(members[f"extra/{_FACTS}"]) if f"extra/{_FACTS}" in members else None
+        return _foreign(program, path) if facts is None else _own(program, facts, path)
+    except (FileError, CaptureError):
+        raise
+    except Exception as error:  # torch's reader raises whatever it stumbles over in a damaged file
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+        raise FileError(f"'{path}' can't be loaded with torch {torch.__version__} ({reason}); save the network again") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE:
+            raise FileError(f"'{path}' has {size:,} bytes, at most {MAX_FILE:,} are opened")
+        return path.read_bytes()
+    except OSError as error:
+        raise FileError(f"can't read '{path}': {error.strerror or error}; check the path") from None
+
+
+def _own(program: ExportedProgram, facts: dict[str, Any], path: Path) -> Network:
+    if facts["format"] > FORMAT:
+        raise FileError(f"'{path}' has format {facts['format']}, this karui reads up to {FORMAT}; update karui")
+    module, _ = canonical(program, {})
+    module = renamed(module, {exported: name for exported, (name, _) in facts["nodes"].items()})
+    layers = {name: layer for name, layer in facts["nodes"].values()}
+    for node in module.graph.nodes:
+        if node.name in layers:
+            node.meta["karui_layer"] = layers[node.name]
+    module.train()
+    network = Network(
+        module,
+        inputs=tuple(InputSpec(name=i["name"], shape=tuple(i["shape"]), dtype=i["dtype"]) for i in facts["inputs"]),
+        outputs=tuple(facts["outputs"]),
+        ties={first: tuple(others) for first, others in facts["ties"].items()},
+        name=facts["name"],
+        structure=facts["structure"],
+    )
+    return network.train(bool(facts["training"]))
+
+
+def _foreign(program: ExportedProgram, path: Path) -> Network:
+    """A program that was exported elsewhere: in the mode it was exported in, with the ties that its file still shows."""
+    ties: dict[int, list[str]] = {}
+    for name, tensor in program.state_dict.items():
+        ties.setdefault(tensor.data_ptr() or id(tensor), []).append(name)
+    tied = {first: tuple(others) for first, *others in ties.values() if others}
+    specs = []
+    placeholders = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
+    for name in program.graph_signature.user_inputs:
+        value = placeholders[str(name)].meta["val"]
+        if not isinstance(value, torch.Tensor) or not value.shape or isinstance(value.shape[0], int):
+            raise FileError(f"'{path}' has a fixed batch in input '{name}'; export with dynamic_shapes=({{0: Dim.DYNAMIC}},)")
+        specs.append(InputSpec(name=str(name), shape=tuple(map(int, value.shape[1:])), dtype=str(value.dtype).removeprefix("torch.")))
+    module, outputs = canonical(program, {other: first for first, others in tied.items() for other in others})
+    module.train()
+    return Network(module, inputs=tuple(specs), outputs=outputs, ties=tied, name=path.stem)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export.load logs a traceback before it raises; our message says it in one line."""
+    logger = logging.getLogger("torch.export")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = disabled
