@@ -21,7 +21,7 @@ from karui.datasets.read import list_folder, read_cifar, read_pair, read_picture
 from karui.errors import DataError, ToolError
 from karui.pixels import Pixels
 
-NAMES = ("fashion-mnist", "mnist", "cifar-10", "digits", "imagefolder:DIR")
+NAMES = ("fashion-mnist", "mnist", "cifar-10", "digits", "imagefolder")
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -35,12 +35,14 @@ DIGITS = tuple("0123456789")
 
 
 def load(name: str, *, sample: bool = False, size: int = 96, augment: bool = True) -> Data:
-    """The data set ``name``, one of ``NAMES``.
+    """The data set ``name``, one of ``NAMES``; a folder of pictures is ``imagefolder:DIR`` or ``imagefolder:DIR@SIZE``.
 
-    sample: only the bundled part of Fashion-MNIST (9,000 + 3,000 training pictures, all 10,000 of the test). size: height and width of an
-    image folder's pictures. augment: the set's usual augmentation of training batches, or none.
+    sample: only the bundled part of Fashion-MNIST (9,000 + 3,000 training pictures, all 10,000 of the test); also ``fashion-mnist:sample``.
+    size: height and width of an image folder's pictures. augment: the set's usual augmentation of training batches, or none.
     Raises DataError when the set can't be found (and says what to install) or a file is damaged; ToolError when a package is missing.
     """
+    if name == "fashion-mnist:sample":
+        name, sample = "fashion-mnist", True
     if sample and name != "fashion-mnist":
         raise DataError(f"'{name}' has no bundled sample; only 'fashion-mnist' has one")
     if name == "fashion-mnist":
@@ -52,8 +54,11 @@ def load(name: str, *, sample: bool = False, size: int = 96, augment: bool = Tru
     if name == "digits":
         return _digits()
     if name.startswith("imagefolder:"):
-        return _image_folder(Path(name.removeprefix("imagefolder:")), size, augment)
-    raise DataError(f"data set '{name}' is unknown; choose one of {', '.join(NAMES)}, or bring your own with karui.Data.of")
+        folder, at, number = name.removeprefix("imagefolder:").rpartition("@")
+        if not (at and number.isdecimal() and int(number)):
+            folder, number = folder + at + number, str(size)
+        return _image_folder(Path(folder), int(number), augment)
+    raise DataError(f"data set '{name}' is unknown; choose one of {', '.join(NAMES)}:DIR, or bring your own with karui.Data.of")
 
 
 def _fashion(sample: bool, augment: bool) -> Data:

@@ -1,0 +1,6 @@
+"""Light networks by name, some with trained weights."""
+
+from karui.zoo.catalogue import NETWORKS as NETWORKS
+from karui.zoo.catalogue import Entry as Entry
+from karui.zoo.catalogue import build as build
+from karui.zoo.catalogue import load as load
