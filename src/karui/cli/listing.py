@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import textwrap
 from collections.abc import Callable, Mapping
 from types import ModuleType
 
@@ -59,4 +60,6 @@ def _own(module: ModuleType, name: str) -> bool:
 
 
 def _first_line(thing: object) -> str:
-    return (inspect.getdoc(thing) or "").partition("\n")[0].rstrip()
+    """The first sentence of its documentation, as far as a line holds it."""
+    paragraph = " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
+    return textwrap.shorten(paragraph.partition(". ")[0].rstrip("."), 100, placeholder=" …").replace("``", "")

@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False, prog_name="karui")
         sys.stdout.flush()
+        if code == INTERRUPTED:  # typer's word for ^C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except BrokenPipeError:  # `karui list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

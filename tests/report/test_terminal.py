@@ -1,0 +1,45 @@
+"""The tables show the record's figures, at any width."""
+
+import pytest
+from rich.console import Console
+
+from karui.report import record, terminal
+from tests.report.sample import sample
+
+
+def shown(width: int, **changes: object) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    terminal.show(sample() | changes, console, layers=True)
+    return console.export_text()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_show(width: int) -> None:
+    text = shown(width)
+    for words in ("20.6× smaller", "91.39 %", "84.0 kB", "86.3 kB", "✓ chosen", "inside the budget", "91.5 %", "model.karui"):
+        assert words in text, words
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_outside_the_budget() -> None:
+    text = shown(100, winner=None, verdict={"ok": False, "lines": ["bytes: nothing reaches 20 kB"]})
+    assert "✗ outside the budget" in text and "nothing reaches 20 kB" in text and "chosen" not in text
+
+
+def test_columns_of_limits_that_were_not_set_are_left_out() -> None:
+    assert "peak RAM" in shown(120).partition("What was tried")[2]
+    assert "peak RAM" not in shown(120, budget={"drop": 0.3}).partition("What was tried")[2].partition("Layer by layer")[0]
+
+
+def test_analysis_adds_up() -> None:
+    row = {"op": "linear", "output_shape": (10,), "params": 1000, "macs": 2000, "weight_bytes": 4000, "activation_bytes": 40}
+    table = terminal.analysis([dict(row, name="a"), dict(row, name="b")], title="net")
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    total = next(line for line in console.export_text().splitlines() if line.strip().startswith("total"))
+    assert total.split() == ["total", "2.00", "k", "4.00", "k", "8.00", "kB"]
+
+
+def test_bench_takes_rows_or_their_json() -> None:
+    rows = record.of(sample()).bench
+    assert terminal.bench(rows).row_count == terminal.bench([row.model_dump() for row in rows]).row_count == 4
