@@ -39,7 +39,7 @@ VIEWS: frozenset[Any] = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
-    """One op: name (the layer's path), op, params, stored (after masks), macs (one sample), bytes of weights and of the output, its shape."""
+    """One op: its layer's path, parameters, those a mask has left, MACs of one sample, bytes of weights and of the output, its shape."""
 
     name: str
     op: str
@@ -133,7 +133,7 @@ class WeightCost:
 
 
 def weight_cost(network: Network, parameter: str, forms: list[Form] | None = None) -> WeightCost:
-    """Bits of the last numeric form × stored numbers, in whole bytes, and 4 bytes for each of its scales. Where the zeros are isn't counted."""
+    """Bits of the last numeric form × stored numbers, in whole bytes, and 4 bytes for each of its scales; not where the zeros are."""
     forms = forms_on(network, parameter) if forms is None else forms
     size = network.get(parameter).numel()
     stored, bits, scales = size, 32, 0

@@ -1,12 +1,12 @@
 """The few safe edits of a graph: put a form on a parameter or on an edge, look forms up, take them off, change shapes, check."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
+from torch.fx import Graph, Interpreter, Node
 
 from karui.errors import RecipeError
 from karui.graph.forms import is_form
@@ -17,8 +17,8 @@ from karui.graph.network import Network
 class Form:
     """A form as it stands in the graph.
 
-    op: the custom op. node: its node. state: the op's argument name → the name of the parameter or buffer that it reads. constants: the op's
-    argument name → its number.
+    op: the custom op. node: its node. state: the op's argument name → the name of the parameter or buffer that it reads. constants: the
+    op's argument name → its number.
     """
 
     op: Any
@@ -115,6 +115,78 @@ def tidy(network: Network) -> None:
             network.ties.pop(name, None)
     graph.lint()
     network.module.recompile()
+
+
+# ── structure ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def resize(network: Network, name: str, axis: int, keep: Tensor) -> None:
+    """Keep only the entries ``keep`` (int64 indices) of a parameter or buffer along ``axis``, and of the state of the forms on it.
+
+    Counts as a change of structure; the parameter is a new object, so optimizers must be rebuilt. Arguments of ops (``groups``, sizes in
+    reshapes) are the caller's to mend; call ``check`` after all of it.
+    """
+    name = network.canonical_name(name)
+    old = network.get(name)
+    axis %= old.dim()
+    keep = keep.to(old.device)
+    for form in forms_on(network, name):
+        channels = form.constants.get("axis", 0)
+        for owned in form.state.values():
+            state = network.get(owned).detach()
+            if state.shape == old.shape:
+                network.set(owned, state.index_select(axis, keep))
+            elif channels is not None and channels % old.dim() == axis and state.shape == old.shape[axis : axis + 1]:
+                network.set(owned, state.index_select(0, keep))
+    network.set(name, old.detach().index_select(axis, keep))
+
+
+def replace_node(network: Network, node: Node, build: Callable[[Graph], Node]) -> Node:
+    """Put the value that ``build(graph)`` makes (its nodes are inserted before ``node``) in the place of ``node``; unused state goes.
+
+    New parameters must have been added to the network (``add_parameter``) before. Counts as a change of structure.
+    """
+    graph = network.module.graph
+    before = set(graph.nodes)
+    with graph.inserting_before(node):
+        value = build(graph)
+    for new in set(graph.nodes) - before:
+        new.meta = {"karui_layer": network.layer_of(node), "karui_source": node.meta.get("karui_source", "")}
+    node.replace_all_uses_with(value)
+    network.structure += 1
+    tidy(network)
+    return value
+
+
+def check(network: Network) -> None:
+    """Run the graph at two batch sizes, in evaluation mode; raises RecipeError, which names the layer where it stops or the odd output."""
+    training = network.training
+    network.eval()
+    try:
+        shapes = [[tuple(y.shape) for y in _Named(network).run(*network.example(batch))] for batch in (2, 3)]
+    finally:
+        network.train(training)
+    for name, two, three in zip(network.outputs, *shapes):
+        if two[:1] != (2,) or three != (3, *two[1:]):
+            raise RecipeError(
+                f"network '{network.name}' no longer runs at any batch size: output '{name}' is {two} for 2 samples, {three} for 3"
+            )
+
+
+class _Named(Interpreter):
+    """Runs a graph and says at which layer it stopped."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network.module)
+        self.network = network
+
+    def run_node(self, n: Node) -> Any:
+        try:
+            with torch.no_grad():
+                return super().run_node(n)
+        except (RuntimeError, ValueError, IndexError) as error:
+            reason = str(error).splitlines()[0][:160]
+            raise RecipeError(f"'{self.network.layer_of(n)}' no longer runs after the change of structure ({n.target}): {reason}") from None
 
 
 # ── how it is done ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,8 +2,8 @@
 
 ``torch.export.load`` unpickles whatever the archive marks as pickled, imports what its tree specs name, hands its size expressions to sympy
 (which evaluates them as Python) and looks its ops up by dotted path. So an archive passes only if its members are of known kinds, stored
-uncompressed (their size is then bounded by the file's), no tensor is pickled, the sample inputs load with ``weights_only=True``, every op is
-ATen's or karui's, and every expression is plain arithmetic on sizes.
+uncompressed (their size is then bounded by the file's), no tensor is pickled, the sample inputs load with ``weights_only=True``, every op
+is ATen's or karui's, and every expression is plain arithmetic on sizes.
 """
 
 import ast
@@ -118,7 +118,7 @@ def _check_sample(sample: bytes, path: Path) -> None:
         torch.load(io.BytesIO(sample), weights_only=True)
     except Exception:  # whatever an unpickler can raise means the same
         raise FileError(
-            f"'{path}' is not safe to open: member 'data/sample_inputs/model.pt' holds more than plain tensors; save it without sample inputs"
+            f"'{path}' is not safe to open: member 'data/sample_inputs/model.pt' holds more than plain tensors; save it without inputs"
         ) from None
 
 
