@@ -247,7 +247,8 @@ def _as(value: Any, hint: Any) -> Any:
     if hint is Any:
         return value
     if hint in SCALARS:
-        if isinstance(value, SCALARS[hint][0]) and (hint is bool or not isinstance(value, bool)):
+        fits = isinstance(value, SCALARS[hint][0]) and (hint is bool or not isinstance(value, bool))
+        if fits:
             return float(value) if hint is float else value
     elif origin is Literal:
         if value in parts and any(value == p and type(value) is type(p) for p in parts):

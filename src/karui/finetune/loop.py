@@ -25,6 +25,9 @@ from karui.finetune.schedule import SCHEDULES, Schedule, derive, factor
 from karui.graph.network import Network
 
 
+SETTLED = 0.8  # by this progress the schedules of karui's techniques have made their last move
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """How much and how to train.
@@ -32,8 +35,9 @@ class Training:
     epochs: passes over the train part; parts of one count. steps: the same in batches; it overrules epochs. Neither: no training.
     optimizer: "sgd" (momentum, nesterov) or "adamw". weight_decay: not for biases, batch-norm or learned scales. scale_lr: learned scales
     learn at ``lr · scale_lr``. schedule, warmup, milestones, gamma: see ``schedule.factor``. clip: greatest norm of the whole gradient.
-    early_stop: stop after that many epochs without a better score on validation, and go back to the best epoch's weights; epochs in which a
-    technique's schedule still moves don't count. amp: bfloat16 where it is safe. compile: through ``torch.compile``.
+    early_stop: stop after that many epochs without a better score on validation, and go back to the best epoch's weights; with a technique
+    that has a schedule, only epochs of the last fifth count, and only where it stands still. amp: bfloat16 where it is safe. compile:
+    through ``torch.compile``.
     """
 
     epochs: float = 0.0
@@ -368,7 +372,8 @@ def _judge(loop: _Loop, state: _State, epoch: int) -> None:
 
 def _consider_stopping(loop: _Loop, state: _State, value: float, patience: int) -> None:
     moving, state.settled = not state.settled, True
-    if moving:
+    scheduled = any(type(each).step is not Attached.step for each in loop.attached)
+    if moving or (scheduled and state.step < SETTLED * loop.steps):
         state.best_score, state.best, state.waited = None, {}, 0
         return
     sign = 1 if loop.data.metric.higher_is_better else -1
