@@ -10,6 +10,18 @@ from karui.program.program import Affine, AffineValues, Array, DType, FloatValue
 
 Quant = Affine | Sign | None
 
+RNG = np.random.default_rng(5)
+
+
+def normal(*shape: int) -> Array:
+    """Random float32 reals."""
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def codes(*shape: int) -> Array:
+    """Random int8 codes."""
+    return RNG.integers(-128, 128, shape).astype(np.int8)
+
 
 def affine(scale: float, zero_point: int = 0) -> Affine:
     """A quantization whose scale is a float32 value."""
