@@ -22,15 +22,51 @@ CHANNELS_LAST: dict[int, Order] = {3: (1, 2, 0), 2: (1, 0), 1: (0,)}
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """A tensor of the program that holds a tensor of the network. ``shape``: the network's, without the batch."""
+    """A tensor of the program that holds a tensor of the network. ``shape``: the network's, without the batch.
+
+    The batch usually is the network's first axis. Attention moves it, and joins it with the heads for a while: ``batch`` is how many axes
+    of ``shape`` stand before it, ``left`` and ``right`` how many of its neighbours (0 or 1) share its axis. The program never sees it.
+    """
 
     name: str
     shape: tuple[int, ...]
     order: Order
+    batch: int = 0
+    left: int = 0
+    right: int = 0
 
     def axis(self, graph_axis: int) -> int:
-        """Where the program holds the network's axis (0 = the first after the batch)."""
+        """Where the program holds the axis of ``shape``."""
         return self.order.index(graph_axis)
+
+    @property
+    def ordinary(self) -> bool:
+        """True where the batch is the first axis, alone."""
+        return (self.batch, self.left, self.right) == (0, 0, 0)
+
+    def axes(self) -> list[tuple[int, ...]]:
+        """The network's axes, each as the axes of ``shape`` in it; −1 stands for the batch."""
+        first, last = self.batch - self.left, self.batch + self.right
+        joined = (*range(first, self.batch), -1, *range(self.batch, last))
+        return [(i,) for i in range(first)] + [joined] + [(i,) for i in range(last, len(self.shape))]
+
+    def like(self, name: str, shape: tuple[int, ...], order: Order) -> "Value":
+        """Another tensor whose batch stands where this one's does."""
+        return replace(self, name=name, shape=shape, order=order)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shaped:
+    """The shape of a tensor of the network: axes before the one that holds the batch, what the batch is multiplied with there, axes after."""
+
+    before: tuple[int, ...]
+    factor: int
+    after: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Without the batch."""
+        return (*self.before, *((self.factor,) if self.factor > 1 else ()), *self.after)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +103,11 @@ class Builder:
         shape: Sequence[int],
         order: Order | None = None,
         *,
+        like: Value | None = None,
         weights: dict[str, str] | None = None,
         attributes: dict[str, Any] | None = None,
     ) -> Value:
-        """Write one op and return the value it makes (network ``shape`` without the batch, lying in ``order``)."""
+        """Write one op and return the value it makes: network ``shape`` without the batch, lying in ``order``, its batch where ``like``'s is."""
         order = tuple(range(len(shape))) if order is None else order
         out = self.tensor(name, shape, order)
         self.ops.append(
@@ -83,14 +120,14 @@ class Builder:
                 attributes=attributes or {},
             )
         )
-        return out
+        return out if like is None else like.like(out.name, out.shape, out.order)
 
     def laid(self, value: Value, order: Order) -> Value:
         """``value`` lying in ``order``: itself, or behind a transpose."""
         if value.order == order:
             return value
         perm = [value.order.index(axis) for axis in order]
-        return self.emit("transpose", [value], f"{value.name}_t", value.shape, order, attributes={"perm": perm})
+        return self.emit("transpose", [value], f"{value.name}_t", value.shape, order, like=value, attributes={"perm": perm})
 
     def plain(self, value: Value) -> Value:
         """``value`` lying as the network wrote it."""
@@ -101,7 +138,7 @@ class Builder:
         return self.laid(value, CHANNELS_LAST[len(value.shape)])
 
     def reshaped(self, value: Value, name: str, shape: Sequence[int]) -> Value:
-        """The network's reshape: the elements in the network's order."""
+        """The elements of an ordinary value in the network's order, in another shape."""
         return self.emit("reshape", [self.plain(value)], name, shape)
 
     def weight(self, weight: Weight) -> str:

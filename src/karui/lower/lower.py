@@ -10,7 +10,7 @@ import torch
 from karui.errors import UnsupportedOp
 from karui.graph.network import InputSpec, Network
 from karui.lower import rules_layers, rules_pointwise, rules_sequence, rules_shape
-from karui.lower.builder import Builder, Constant, Value
+from karui.lower.builder import Builder, Constant, Shaped, Value
 from karui.lower.rule import Arguments, Rule
 from karui.pixels import Pixels
 from karui.program.passes import optimise
@@ -56,9 +56,9 @@ def lower(network: Network, *, pixels: Pixels | None = None, labels: Sequence[st
 
 
 def run_shapes(network: Network) -> dict[torch.fx.Node, Any]:
-    """What each node gives for one sample: shapes without the batch for tensors that carry it, the value itself for constants.
+    """What each node gives: ``Shaped`` for tensors that carry the batch, the value itself for constants and sizes.
 
-    The graph is run at two batch sizes; a tensor carries the batch if its first axis follows it and no other axis does.
+    The graph is run at two batch sizes; a tensor carries the batch in the one axis that follows it.
     """
 
     class Recorder(torch.fx.Interpreter):
@@ -83,11 +83,13 @@ def run_shapes(network: Network) -> dict[torch.fx.Node, Any]:
 def _shape(two: Any, three: Any) -> Any:
     if isinstance(two, torch.Tensor):
         a, b = tuple(two.shape), tuple(three.shape)
-        if a == b:
+        differing = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
+        if not differing:
             return Constant(data=two)
-        if a[0] == 2 and b[0] == 3 and a[1:] == b[1:]:
-            return a[1:]
-        return None  # the batch is mixed into another axis: only a rule that doesn't ask for the shape may use it
+        at = differing[0]
+        if len(differing) == 1 and a[at] * 3 == b[at] * 2:
+            return Shaped(before=a[:at], factor=a[at] // 2, after=a[at + 1 :])
+        return None  # no rule can use it: the one that asks refuses
     if isinstance(two, list | tuple):
         return tuple(_shape(x, y) for x, y in zip(two, three, strict=True))
     return two
@@ -138,6 +140,9 @@ def _outputs(builder: Builder, node: torch.fx.Node, env: dict[torch.fx.Node, Any
         if not isinstance(value, Value):
             builder.layer = name
             builder.refuse("an output that doesn't depend on the input", "leave it out of what the network returns")
+        if not value.ordinary:
+            builder.layer = name
+            builder.refuse("an output whose batch is not its first axis", "return it with the batch in front")
         if value.order not in ((1, 2, 0), (1, 0)):
             value = builder.plain(value)
         if any(o.tensor == value.name for o in outputs) or value.name in {i.name for i in builder.network.inputs}:
@@ -174,8 +179,10 @@ def _evaluate(builder: Builder, node: torch.fx.Node, env: dict[torch.fx.Node, An
         result = node.target(*torch.fx.map_arg(node.args, known), **torch.fx.map_arg(node.kwargs, known))  # type: ignore[operator]
     if not isinstance(result, torch.Tensor):
         return result
-    if isinstance(builder.shapes[node], tuple):
-        if not bool((result == result[:1]).all()):
+    shaped = builder.shapes[node]
+    if isinstance(shaped, Shaped):
+        one = result.narrow(len(shaped.before), 0, 1)
+        if shaped.factor != 1 or not bool((result == one).all()):
             builder.refuse("a constant that differs between the samples of a batch", "make it the same for each sample")
-        result = result[:1]
+        result = one
     return Constant(data=result)

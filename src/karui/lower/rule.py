@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from karui.lower.builder import Builder, Constant, Value
+from karui.lower.builder import Builder, Constant, Shaped, Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,16 @@ class Arguments:
         return torch.fx.map_arg(self.raw(name), lambda n: self.env[n])
 
     def value(self, name: str) -> Value:
-        """An argument that must be a tensor which depends on the input."""
+        """An argument that must be a tensor which depends on the input, its batch the first axis."""
+        value = self.anywhere(name)
+        if not value.ordinary:
+            self.builder.refuse(
+                f"{self.node.target} on a tensor whose batch is not its first axis", "move the batch to the front before it"
+            )
+        return value
+
+    def anywhere(self, name: str) -> Value:
+        """As ``value``, wherever its batch stands."""
         value = self.get(name)
         if not isinstance(value, Value):
             self.builder.refuse(f"{self.node.target} with a constant '{name}'", "swap the operands or precompute the result")
@@ -49,12 +58,18 @@ class Arguments:
         return value.data
 
     @property
+    def shaped(self) -> Shaped:
+        """The shape of the node's own value."""
+        shape = self.builder.shapes[self.node]
+        if not isinstance(shape, Shaped):
+            self.builder.refuse(f"{self.node.target} that mixes the batch into other axes", "let samples not depend on each other")
+        assert isinstance(shape, Shaped)
+        return shape
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the node's own value, without the batch."""
-        shape = self.builder.shapes[self.node]
-        if not isinstance(shape, tuple):
-            self.builder.refuse(f"{self.node.target} that mixes the batch into another axis", "keep the batch as the first axis")
-        return shape  # type: ignore[no-any-return]
+        return self.shaped.shape
 
     @property
     def name(self) -> str:

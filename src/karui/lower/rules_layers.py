@@ -93,12 +93,14 @@ def _conv_transpose2d(builder: Builder, a: Arguments) -> Value:
 
 
 def _linear(builder: Builder, a: Arguments) -> Value:
-    x = a.value("input")
-    last = len(x.shape) - 1
-    if x.order[-1] != last:
+    x = a.anywhere("input")
+    if x.axes()[-1] != (len(x.shape) - 1,):
+        builder.refuse("a linear layer over the batch axis", "keep the features the last axis")
+    if x.order[-1] != len(x.shape) - 1:
         x = builder.plain(x)
     weights = {"weight": _weight(builder, a, lambda w: w), **_bias(builder, a)}
-    return builder.emit("linear", [x], a.name, a.shape, x.order, weights=weights, attributes={"clamp": None})
+    shape = (*x.shape[:-1], builder.weights[weights["weight"]].shape[0])
+    return builder.emit("linear", [x], a.name, shape, x.order, like=x, weights=weights, attributes={"clamp": None})
 
 
 def _batch_norm(builder: Builder, a: Arguments) -> Value:
@@ -127,9 +129,11 @@ def _norm_weights(builder: Builder, a: Arguments) -> dict[str, str]:
 
 
 def _layer_norm(builder: Builder, a: Arguments) -> Value:
-    x = builder.plain(a.value("input"))
+    x = builder.plain(a.anywhere("input"))
     attributes = {"dims": len(a.get("normalized_shape")), "eps": float(a.get("eps"))}
-    return builder.emit("layer_norm", [x], a.name, a.shape, weights=_norm_weights(builder, a), attributes=attributes)
+    if any(-1 in axis for axis in x.axes()[-attributes["dims"] :]):
+        builder.refuse("a layer_norm over the batch axis", "keep the features the last axes")
+    return builder.emit("layer_norm", [x], a.name, x.shape, like=x, weights=_norm_weights(builder, a), attributes=attributes)
 
 
 def _group_norm(builder: Builder, a: Arguments) -> Value:
@@ -200,7 +204,7 @@ def _embedding(builder: Builder, a: Arguments) -> Value:
 
 def _fake_quantize(builder: Builder, a: Arguments) -> Value:
     """An activation quantizer: codes, and back."""
-    x = a.value("x")
+    x = a.anywhere("x")
     scale, zero_point = a.constant("scale"), a.constant("zero_point")
     assert scale is not None and zero_point is not None
     if a.get("axis") is not None or scale.numel() != 1:
@@ -209,11 +213,11 @@ def _fake_quantize(builder: Builder, a: Arguments) -> Value:
     if (int(a.get("qmin")), int(a.get("qmax"))) != (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) or bits > 8:
         builder.refuse(f"an activation quantizer of codes {a.get('qmin')} … {a.get('qmax')}", "use −2^(b−1) … 2^(b−1)−1 with b ≤ 8")
     quant = Affine(bits=bits, scale=float(np.float32(scale.item())), zero_point=round(zero_point.item()))
-    codes = builder.emit("quantize", [x], f"{a.name}_codes", a.shape, x.order)
+    codes = builder.emit("quantize", [x], f"{a.name}_codes", x.shape, x.order, like=x)
     tensor = builder.tensors[codes.name]
     builder.tensors[codes.name] = type(tensor)(name=tensor.name, shape=tensor.shape, dtype="int8", quant=quant, layout=tensor.layout)
     assert affine_of(builder.tensors[codes.name]) == quant
-    return builder.emit("dequantize", [codes], a.name, a.shape, x.order)
+    return builder.emit("dequantize", [codes], a.name, x.shape, x.order, like=x)
 
 
 RULES: Mapping[Any, Rule] = {

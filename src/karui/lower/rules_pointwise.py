@@ -17,20 +17,20 @@ def _unary(function: str, alpha: str | float | None = None) -> Rule:
     def rule(builder: Builder, a: Arguments) -> Value:
         x = _first(a)
         value = a.get(alpha) if isinstance(alpha, str) else alpha
-        return builder.emit("unary", [x], a.name, a.shape, x.order, attributes={"function": function, "alpha": value})
+        return builder.emit("unary", [x], a.name, x.shape, x.order, like=x, attributes={"function": function, "alpha": value})
 
     return rule
 
 
 def _first(a: Arguments) -> Value:
     name = a.node.target._schema.arguments[0].name  # type: ignore[union-attr]
-    return a.value(name)
+    return a.anywhere(name)
 
 
 def _gelu(builder: Builder, a: Arguments) -> Value:
-    x = a.value("self")
+    x = a.anywhere("self")
     function = "gelu_tanh" if a.get("approximate") == "tanh" else "gelu"
-    return builder.emit("unary", [x], a.name, a.shape, x.order, attributes={"function": function, "alpha": None})
+    return builder.emit("unary", [x], a.name, x.shape, x.order, like=x, attributes={"function": function, "alpha": None})
 
 
 def _clamp(low: Any, high: Any) -> Rule:
@@ -40,7 +40,7 @@ def _clamp(low: Any, high: Any) -> Rule:
         x = _first(a)
         bounds = [a.get(v) if isinstance(v, str) else v for v in (low, high)]
         clamp = [None if v is None else float(v) for v in bounds]
-        return builder.emit("clamp", [x], a.name, a.shape, x.order, attributes={"clamp": clamp})
+        return builder.emit("clamp", [x], a.name, x.shape, x.order, like=x, attributes={"clamp": clamp})
 
     return rule
 
@@ -55,13 +55,17 @@ def _binary(kind: str) -> Rule:
         folded = _by_number(builder, a, kind, left, right)
         if folded is not None:
             return folded
-        rank = len(a.shape)
         values = [v for v in (left, right) if isinstance(v, Value)]
-        order = max(values, key=lambda v: (len(v.shape), v.order != tuple(range(len(v.shape))))).order
-        if len(order) != rank:
+        if len({(v.batch, v.left, v.right) for v in values}) > 1:
+            builder.refuse(f"{kind} of tensors whose batches stand in different axes", "bring the batch to the front in both")
+        like = max(values, key=lambda v: (len(v.shape), v.order != tuple(range(len(v.shape)))))
+        if not like.ordinary and len(values) < 2:
+            builder.refuse(f"{kind} of a constant with a tensor whose batch is not its first axis", "move the batch to the front before it")
+        shape = like.shape if not like.ordinary else a.shape
+        if len(like.shape) != len(shape):
             builder.refuse(f"{kind} that widens both operands", "reshape them to one rank")
-        operands = [_operand(builder, v, a.name, order) for v in (left, right)]
-        return builder.emit(kind, operands, a.name, a.shape, order, attributes={"clamp": None})
+        operands = [_operand(builder, v, a.name, like.order) for v in (left, right)]
+        return builder.emit(kind, operands, a.name, shape, like.order, like=like, attributes={"clamp": None})
 
     return rule
 
@@ -82,9 +86,11 @@ def _by_number(builder: Builder, a: Arguments, kind: str, left: Any, right: Any)
     value, other = (left, right) if isinstance(left, Value) else (right, left)
     if isinstance(other, Value) or (kind == "div" and value is right):
         return None
-    if not value.shape or value.shape != a.shape:
+    if not value.shape or (value.ordinary and value.shape != a.shape):
         return None
     constant = torch.tensor(float(other)) if isinstance(other, int | float) else other.data.detach().double()
+    if not value.ordinary and constant.dim() > 1:
+        return None
     if constant.dim() == len(value.shape) + 1 and constant.shape[0] == 1:
         constant = constant[0]
     channel = value.order[-1]  # the network's axis that lies last
@@ -101,7 +107,7 @@ def _by_number(builder: Builder, a: Arguments, kind: str, left: Any, right: Any)
         "div": (1 / vector, zeros),
     }[kind]
     weights = {"scale": builder.floats(f"{a.name}.scale", scale.float()), "bias": builder.floats(f"{a.name}.bias", bias.float())}
-    return builder.emit("affine", [value], a.name, a.shape, value.order, weights=weights, attributes={"clamp": None})
+    return builder.emit("affine", [value], a.name, value.shape, value.order, like=value, weights=weights, attributes={"clamp": None})
 
 
 def _pow(builder: Builder, a: Arguments) -> Value:
@@ -127,7 +133,7 @@ def _expand(builder: Builder, a: Arguments) -> Value:
 
 
 def _to(builder: Builder, a: Arguments) -> Value:
-    x = a.value("self")
+    x = a.anywhere("self")
     wanted = a.node.meta.get("val")
     if wanted is not None and not wanted.dtype.is_floating_point:
         builder.refuse(f"a cast to {wanted.dtype}", "keep floats as floats")

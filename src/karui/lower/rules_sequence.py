@@ -20,25 +20,29 @@ def _matmul(builder: Builder, a: Arguments) -> Value:
         x = builder.plain(left)
         weight = builder.floats(f"{a.name}.weight", right.data.t().contiguous())
         return builder.emit("linear", [x], a.name, a.shape, weights={"weight": weight}, attributes={"clamp": None})
-    rank = len(a.shape)
+    rank = len(next(v for v in (left, right) if isinstance(v, Value)).shape)
     operands = [builder.constant(v, f"{a.name}_operand", rank) if isinstance(v, Constant) else v for v in (left, right)]
-    return product(builder, operands[0], operands[1], a.name, a.shape)
+    return product(builder, operands[0], operands[1], a.name)
 
 
-def product(builder: Builder, left: Value, right: Value, name: str, shape: tuple[int, ...], scale: float = 1.0) -> Value:
+def product(builder: Builder, left: Value, right: Value, name: str, scale: float = 1.0) -> Value:
     """``scale · left @ right``; a right operand that lies transposed is used as it lies."""
+    if (left.batch, left.left, left.right) != (right.batch, right.left, right.right) or any(-1 in axis for axis in left.axes()[-2:]):
+        builder.refuse("a matrix product along the batch axis, or of two batches that stand differently", "keep the batch in front")
     left = builder.plain(left)
     rank = len(right.shape)
     swapped = (*range(rank - 2), rank - 1, rank - 2)
     transpose = right.order == swapped
     right = right if transpose else builder.plain(right)
-    return builder.emit("matmul", [left, right], name, shape, attributes={"transpose_b": transpose, "scale": scale})
+    leading = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    shape = (*leading, left.shape[-2], right.shape[-1])
+    return builder.emit("matmul", [left, right], name, shape, like=left, attributes={"transpose_b": transpose, "scale": scale})
 
 
 def _softmax(builder: Builder, a: Arguments) -> Value:
-    x = a.value("self")
-    axis = graph_axis(builder, int(a.get("dim")), len(x.shape))
-    return builder.emit("softmax", [x], a.name, a.shape, x.order, attributes={"axis": x.axis(axis)})
+    x = a.anywhere("self")
+    axis = graph_axis(builder, int(a.get("dim")), x)
+    return builder.emit("softmax", [x], a.name, x.shape, x.order, like=x, attributes={"axis": x.axis(axis)})
 
 
 def _attention(builder: Builder, a: Arguments) -> Value:
@@ -50,7 +54,7 @@ def _attention(builder: Builder, a: Arguments) -> Value:
     scores_shape = (*q.shape[:-1], past)
     if k.shape[:-2] != q.shape[:-2]:
         builder.refuse("attention with fewer key heads than query heads", "repeat the keys")
-    scores = product(builder, q, keys, f"{a.name}_scores", scores_shape, scale)
+    scores = product(builder, q, keys, f"{a.name}_scores", scale)
     mask = a.get("attn_mask")
     if a.get("is_causal"):
         mask = Constant(data=torch.ones(length, past, dtype=torch.bool).tril())
@@ -63,7 +67,7 @@ def _attention(builder: Builder, a: Arguments) -> Value:
         bias = builder.constant(Constant(data=data), f"{a.name}_mask", len(scores_shape))
         scores = builder.emit("add", [scores, bias], f"{a.name}_masked", scores_shape, attributes={"clamp": None})
     weights = builder.emit("softmax", [scores], f"{a.name}_weights", scores_shape, attributes={"axis": len(scores_shape) - 1})
-    return product(builder, weights, v, a.name, a.shape)
+    return product(builder, weights, v, a.name)
 
 
 def _adjoint(order: tuple[int, ...]) -> tuple[int, ...]:

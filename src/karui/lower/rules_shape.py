@@ -1,11 +1,13 @@
 """Rules for what moves, joins, cuts or gathers elements: axes are translated to where the program holds them."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from karui.lower.builder import Builder, Constant, Value
+from karui.lower.builder import Builder, Constant, Shaped, Value
 from karui.lower.rule import Arguments, Rule
 
 ATEN = torch.ops.aten
@@ -16,11 +18,19 @@ def _list(value: Any, count: int) -> list[int]:
     return [int(v) for v in (values * count if len(values) == 1 else values)]
 
 
-def graph_axis(builder: Builder, axis: int, rank: int) -> int:
-    """The network's axis ``axis`` (of a tensor with ``rank`` axes after the batch) without the batch."""
-    axis = axis + rank + 1 if axis < 0 else axis
-    if axis == 0:
+def graph_axis(builder: Builder, axis: int, x: Value) -> int:
+    """The network's axis ``axis`` of ``x`` as an axis of its shape without the batch."""
+    found = x.axes()[axis]
+    if -1 in found:
         builder.refuse("an op along the batch axis", "samples must not depend on each other")
+    return found[0]
+
+
+def new_axis(builder: Builder, a: Arguments, axis: int) -> int:
+    """The axis ``axis`` of the node's own value, batch first, as an axis of its shape without the batch."""
+    axis = axis + len(a.shape) + 1 if axis < 0 else axis
+    if axis == 0:
+        builder.refuse("a new axis before the batch", "keep the batch the first axis")
     return axis - 1
 
 
@@ -78,9 +88,9 @@ def _adaptive_avg_pool(builder: Builder, a: Arguments, n: int) -> Value:
 
 def _adaptive_max_pool(builder: Builder, a: Arguments) -> tuple[Value, None]:
     x = builder.channels_last(a.value("self"))
-    if any(o != 1 for o in a.builder.shapes[a.node][0][1:]):
+    shape = builder.shapes[a.node][0].shape
+    if any(o != 1 for o in shape[1:]):
         builder.refuse("adaptive max-pooling to more than one place", "use max-pooling with a kernel size")
-    shape = a.builder.shapes[a.node][0]
     attributes = {"function": "max", "axes": list(range(len(shape) - 1)), "keepdims": True}
     return builder.emit("reduce", [x], a.name, shape, x.order, attributes=attributes), None
 
@@ -91,8 +101,7 @@ def _reduce(function: str) -> Rule:
     def rule(builder: Builder, a: Arguments) -> Value:
         x = a.value("self")
         dims = a.get("dim")
-        rank = len(x.shape)
-        axes = sorted(graph_axis(builder, d, rank) for d in (dims if isinstance(dims, Sequence) else [dims]))
+        axes = sorted(graph_axis(builder, d, x) for d in (dims if isinstance(dims, Sequence) else [dims]))
         keepdims = bool(a.get("keepdim"))
         if len(x.order) == 3 and x.order != (1, 2, 0) and axes == [1, 2]:
             x = builder.channels_last(x)
@@ -109,15 +118,27 @@ def _reduce(function: str) -> Rule:
 
 
 def _reshape(builder: Builder, a: Arguments) -> Value:
-    x = a.value("self")
-    if x.shape == a.shape:
+    """The same elements in the network's order. Where the batch stands among them must not change; which axis it shares may."""
+    x, new = a.anywhere("self"), a.shaped
+    before = math.prod(x.shape[: x.batch])
+    ahead = math.prod(new.before)
+    inside = before // ahead if ahead else 0  # of the batch's new axis: what stands in front of the batch
+    if ahead * inside != before or new.factor % max(inside, 1):
+        builder.refuse("a reshape that moves elements between samples", "keep the batch apart from the other axes")
+    left, right = ((inside,) if inside > 1 else ()), ((new.factor // inside,) if new.factor // inside > 1 else ())
+    shape = (*new.before, *left, *right, *new.after)
+    batch = len(new.before) + len(left)
+    if shape == x.shape and (batch, len(left), len(right)) == (x.batch, x.left, x.right):
         return x
-    return builder.reshaped(x, a.name, a.shape)
+    out = builder.emit("reshape", [builder.plain(x)], a.name, shape) if shape != x.shape else x
+    return replace(out, batch=batch, left=len(left), right=len(right))
 
 
 def _resize_axes(builder: Builder, a: Arguments) -> Value:
     """squeeze and unsqueeze: axes of size one come and go, and the others lie as they lay."""
-    x = a.value("self")
+    x = a.anywhere("self")
+    if not x.ordinary or a.shaped.before:
+        return _reshape(builder, a)
     old = [axis for axis in x.order if x.shape[axis] != 1]
     new = [axis for axis, size in enumerate(a.shape) if size != 1]
     rank = {axis: i for i, axis in enumerate(sorted(old))}
@@ -132,27 +153,28 @@ def _resize_axes(builder: Builder, a: Arguments) -> Value:
 
 def _permute(builder: Builder, a: Arguments) -> Value:
     """The network's axes get new names; nothing moves."""
-    x = a.value("self")
-    rank = len(x.shape)
-    target = a.node.target
-    perm = list(range(rank + 1))
+    x = a.anywhere("self")
+    axes = x.axes()
+    target, rank = a.node.target, len(axes)
+    perm = list(range(rank))
     if target is ATEN.permute.default:
-        perm = [d % (rank + 1) for d in a.get("dims")]
+        perm = [d % rank for d in a.get("dims")]
     elif target is ATEN.transpose.int:
-        i, j = a.get("dim0") % (rank + 1), a.get("dim1") % (rank + 1)
+        i, j = a.get("dim0") % rank, a.get("dim1") % rank
         perm[i], perm[j] = perm[j], perm[i]
-    else:  # adjoint of the last two axes
+    else:  # the last two
         perm[-1], perm[-2] = perm[-2], perm[-1]
-    if perm[0] != 0:
-        builder.refuse("a permute that moves the batch axis", "keep the batch first")
-    moved = [p - 1 for p in perm[1:]]  # new axis i was the old axis moved[i]
+    flat = [part for p in perm for part in axes[p]]
+    moved = [part for part in flat if part >= 0]  # new axis i was the old axis moved[i]
     order = tuple(moved.index(axis) for axis in x.order)
-    return Value(name=x.name, shape=tuple(x.shape[m] for m in moved), order=order)
+    return replace(x, shape=tuple(x.shape[m] for m in moved), order=order, batch=flat.index(-1))
 
 
 def _cat(builder: Builder, a: Arguments) -> Value:
     parts = a.get("tensors")
-    axis = graph_axis(builder, int(a.get("dim")), len(a.shape))
+    if any(isinstance(p, Value) and not p.ordinary for p in parts):
+        builder.refuse("a concatenation of tensors whose batch is not the first axis", "move the batch to the front before it")
+    axis = graph_axis(builder, int(a.get("dim")), next(p for p in parts if isinstance(p, Value)))
     order = next(p.order for p in parts if isinstance(p, Value))
     values = [builder.constant(p, f"{a.name}_part", len(a.shape)) if isinstance(p, Constant) else p for p in parts]
     laid = [builder.laid(v, order) for v in values]
@@ -160,7 +182,7 @@ def _cat(builder: Builder, a: Arguments) -> Value:
 
 
 def _stack(builder: Builder, a: Arguments) -> Value:
-    axis = graph_axis(builder, int(a.get("dim")), len(a.shape))
+    axis = new_axis(builder, a, int(a.get("dim")))
     parts = [builder.plain(p) for p in a.get("tensors")]
     shape = tuple(1 if i == axis else size for i, size in enumerate(a.shape))
     parts = [builder.reshaped(p, f"{a.name}_part", shape) for p in parts]
@@ -171,21 +193,22 @@ def _cut(builder: Builder, x: Value, name: str, axis: int, start: int, stop: int
     shape = list(x.shape)
     shape[axis] = len(range(start, stop, step))
     attributes = {"axis": x.axis(axis), "start": start, "stop": stop, "step": step}
-    return builder.emit("slice", [x], name, shape, x.order, attributes=attributes)
+    return builder.emit("slice", [x], name, shape, x.order, like=x, attributes=attributes)
 
 
 def _slice(builder: Builder, a: Arguments) -> Value:
-    x = a.value("self")
-    if int(a.get("dim")) == 0:
-        return x if x.shape == a.shape else builder.refuse("a slice of the batch", "samples must not depend on each other")
-    axis = graph_axis(builder, int(a.get("dim")), len(x.shape))
+    x = a.anywhere("self")
+    if -1 in x.axes()[int(a.get("dim"))]:
+        whole = builder.shapes[a.node] == Shaped(before=x.shape[: x.batch], factor=1, after=x.shape[x.batch :])
+        return x if whole else builder.refuse("a slice of the batch", "samples must not depend on each other")
+    axis = graph_axis(builder, int(a.get("dim")), x)
     start, stop, step = slice(a.get("start"), a.get("end"), a.get("step")).indices(x.shape[axis])
     return x if (start, stop, step) == (0, x.shape[axis], 1) else _cut(builder, x, a.name, axis, start, stop, step)
 
 
 def _select(builder: Builder, a: Arguments) -> Value:
-    x = a.value("self")
-    axis = graph_axis(builder, int(a.get("dim")), len(x.shape))
+    x = a.anywhere("self")
+    axis = graph_axis(builder, int(a.get("dim")), x)
     index = int(a.get("index")) % x.shape[axis]
     return _drop(builder, _cut(builder, x, f"{a.name}_cut", axis, index, index + 1), a.name, axis)
 
@@ -194,18 +217,21 @@ def _drop(builder: Builder, x: Value, name: str, axis: int) -> Value:
     """Take out a network axis of size one."""
     shape = tuple(size for i, size in enumerate(x.shape) if i != axis)
     order = tuple(o - (o > axis) for o in x.order if o != axis)
-    return builder.emit("reshape", [x], name, shape, order)
+    out = builder.emit("reshape", [x], name, shape, order, like=x)
+    return replace(out, batch=x.batch - (axis < x.batch))
 
 
 def _split(builder: Builder, a: Arguments) -> list[Value]:
-    x = a.value("self")
-    axis = graph_axis(builder, int(a.get("dim")), len(x.shape))
+    x = a.anywhere("self")
+    axis = graph_axis(builder, int(a.get("dim")), x)
+    shapes = builder.shapes[a.node]
+    single = a.node.target is ATEN.unbind.int
     parts: list[Value] = []
     at = 0
-    for i, shape in enumerate(builder.shapes[a.node]):
-        size = x.shape[axis] // len(builder.shapes[a.node]) if a.node.target is ATEN.unbind.int else shape[axis]
+    for i, shape in enumerate(shapes):
+        size = 1 if single else (*shape.before, *shape.after)[axis]
         part = _cut(builder, x, f"{a.name}_{i}", axis, at, at + size)
-        parts.append(_drop(builder, part, f"{a.name}_{i}_part", axis) if a.node.target is ATEN.unbind.int else part)
+        parts.append(_drop(builder, part, f"{a.name}_{i}_part", axis) if single else part)
         at += size
     return parts
 

@@ -1,0 +1,168 @@
+"""The whole flow on one page: capture, analyse, ( compress ⇄ finetune ), lower, export, run, verify, report; a line a room."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from karui import evidence, resolve
+from karui.budget import Budget
+from karui.compress.technique import Technique
+from karui.data import Data
+from karui.errors import RecipeError
+from karui.export import targets
+from karui.export.artifact import Artifact
+from karui.finetune.evaluate import score
+from karui.finetune.loop import Training
+from karui.finetune.phases import Phase, describe, fingerprint, phases_of
+from karui.finetune.progress import SILENT, Progress
+from karui.graph.network import Network
+from karui.program import codec
+from karui.program.program import Program
+from karui.recipe import Recipe
+from karui.report import page, record
+from karui.report.record import Record
+from karui.search.climb import choose, climb, unreachable
+from karui.search.ladder import Rung, ladder
+from karui.search.trial import Setting, files, lowered
+from karui.workspace import Run, atomic_write
+
+Plan = Recipe | Sequence[Phase] | Sequence[Technique] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What ``compress`` found. program: runs everywhere; network: trains on; record: every figure; folder: the run's directory."""
+
+    program: Program
+    network: Network
+    record: Record
+    folder: Path
+
+    def export(self, to: Sequence[str] = ("c", "onnx", "device"), folder: str | Path | None = None) -> dict[str, Artifact]:
+        """Write the program for these targets into ``folder`` (the run's ``export``); returns target → artifact."""
+        return targets.write_all(self.program, to, Path(folder) if folder else self.folder / "export")
+
+
+def compress(
+    network: nn.Module | Network | str | Path,
+    data: Data | str,
+    budget: Budget | None = None,
+    recipe: Plan = None,
+    *,
+    teacher: nn.Module | Network | str | None = None,
+    out: str | Path | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    effort: float = 1.0,
+    progress: Progress = SILENT,
+) -> Result:
+    """The smallest network inside the budget, as files that run, with the proof.
+
+    recipe: phases, or techniques in any order; None: the ladder (``search/ladder.py``). teacher: whom to distil from (None: the network
+    itself). out: the run's directory (``runs/NAME``); the same call on it goes on where it stopped. effort: a factor on the ladder's
+    training. Raises BudgetError when nothing fits, naming the limit and what came nearest; the report is written all the same.
+    """
+    started, budget = time.monotonic(), budget or Budget()
+    data = resolve.data_of(data)
+    original = resolve.network_of(network, data)
+    name = name or original.name
+    tutor = resolve.network_of(teacher, data) if teacher is not None else original
+    rungs = _rungs(recipe, data, effort)
+    run = Run.create(out or Path("runs") / name, _config(original, tutor, data, budget, rungs, seed, name))
+    with run.lock():
+        original.save(run.path("original.pt2"))
+        setting = Setting(
+            run=run,
+            network=original,
+            teacher=tutor,
+            data=data,
+            budget=budget,
+            before=score(original, data.validation, data.metric),
+            seed=seed,
+            name=name,
+            progress=progress,
+        )
+        trials = climb(rungs, setting)
+        best = choose(trials)
+        before = evidence.Side(network=original, program=lowered(original, data, name))
+        after = evidence.load(files(setting, best.name)) if best else None
+        found = evidence.gather(setting, before, after, trials, best)
+        if after:
+            codec.save(after.program, run.path("program.karui"))
+            after.network.save(run.path("network.pt2"))
+            artefacts = targets.write_all(after.program, ("c", "onnx", "device"), run.path("export"))
+            found = evidence.with_artefacts(found, artefacts, run.directory)
+        found = found.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
+        record.write(found, run.directory)
+        atomic_write(run.path("report.html"), page.html(found))
+    if after is None:
+        raise unreachable(trials, budget)
+    return Result(program=after.program, network=after.network, record=found, folder=run.directory)
+
+
+def analyse(network: nn.Module | Network | str | Path, data: Data | str | None = None) -> Report:
+    """What a network costs, layer by layer: parameters, MACs, weight bytes, activation memory."""
+    return measure(resolve.network_of(network, None if data is None else resolve.data_of(data)))
+
+
+def export(run: str | Path, to: Sequence[str] = ("c", "onnx", "device"), out: str | Path | None = None) -> dict[str, Artifact]:
+    """Write a run's program (or a ``.karui`` file) for these targets; returns target → artifact."""
+    return targets.write_all(codec.load(_program_of(run)), to, Path(out) if out else Path(run).with_suffix("") / "export")
+
+
+def bench(run: str | Path) -> list[Bench]:
+    """Bytes and latency of a run's program in C and onnxruntime, beside the float original, measured together now."""
+    folder = Run.open(run).directory
+    programs = {"float": lowered_original(folder), "compressed": codec.load(_program_of(folder))}
+    return evidence.bench(programs, folder / "bench")
+
+
+def report(run: str | Path) -> Path:
+    """Render a run's report anew; returns the page's path."""
+    folder = Run.open(run).directory
+    path = folder / "report.html"
+    atomic_write(path, page.html(record.read(folder)))
+    return path
+
+
+def demo(out: str | Path = "runs/demo", *, seed: int = 0, progress: Progress = SILENT) -> Result:
+    """Compress the shipped LeNet-5 for Fashion-MNIST under a budget, with the shipped ResNet-20 as its teacher."""
+    return compress(
+        "zoo:lenet5",
+        datasets.load("fashion-mnist", sample=True),
+        DEMO_BUDGET,
+        teacher="zoo:resnet20",
+        out=out,
+        name="lenet5",
+        seed=seed,
+        progress=progress,
+    )
+
+
+def _program_of(run: str | Path) -> Path:
+    """The ``.karui`` file of a run, or the file itself."""
+    path = Path(run)
+    return path if path.suffix == ".karui" else Run.open(path).directory / "program.karui"
+
+
+def _rungs(plan: Plan, data: Data, effort: float) -> tuple[Rung, ...]:
+    """The user's recipe as one rung, or the ladder."""
+    if plan is None:
+        return ladder(data, effort)
+    if isinstance(plan, Recipe):
+        return (Rung(name="recipe", family="", phases=plan.phases, why="the recipe that was given"),)
+    given = list(plan)
+    if all(isinstance(p, Phase) for p in given):
+        phases = tuple(p for p in given if isinstance(p, Phase))
+    elif all(isinstance(t, Technique) for t in given):
+        steps = long_steps(data) if any(t.stage != "numbers" for t in given if isinstance(t, Technique)) else 0
+        training = Training(steps=round(effort * steps), optimizer="adamw", lr=1e-3, weight_decay=1e-4)
+        phases = phases_of([t for t in given if isinstance(t, Technique)], training)
+    else:
+        raise RecipeError("recipe: give a Recipe, a list of phases or a list of techniques, not a mixture")
+    return (Rung(name="recipe", family="", phases=phases, why="the recipe that was given"),)

@@ -1,0 +1,237 @@
+"""The proof: every figure of a run's report is measured here, on artefacts that were written and on the test part, opened once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from karui.analyse.cost import measure as analyse
+from karui.data import Data
+from karui.export import c as c_target
+from karui.export import onnx as onnx_target
+from karui.export.artifact import Artifact
+from karui.graph.network import Network
+from karui.program import codec
+from karui.program.program import AffineValues, CodebookValues, FloatValues, Program, SignValues, Weight
+from karui.report.record import Bench, Candidate, Costs, Layer, Limits, MetricFacts, Point, Record, Standing, Step, VerdictFacts
+from karui.run import host, measure
+from karui.run import onnxruntime as ort
+from karui.run.machine import machine, versions
+from karui.search.judge import program_scores
+from karui.search.trial import Setting, Trial
+from karui.verify import accuracy
+from karui.verify.cost import arena_bytes, random_inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two that are compared: the network and its program."""
+
+    network: Network
+    program: Program
+
+
+def load(paths: tuple[Path, Path]) -> Side:
+    """A trained rung's network and program."""
+    network, program = paths
+    return Side(network=Network.load(network), program=codec.load(program))
+
+
+def gather(setting: Setting, before: Side, after: Side | None, trials: Sequence[Trial], best: Trial | None) -> Record:
+    """The record of a run: both sides on the test part, every candidate, every layer, every epoch."""
+    data, budget = setting.data, setting.budget
+    first = standing(before, data, setting.run.path("measured", "original"), setting.before)
+    final = standing(after, data, setting.run.path("measured", "compressed"), best.validation) if after and best else Standing()
+    return Record(
+        name=setting.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions(),
+        machine=machine(),
+        seed=setting.seed,
+        network=setting.network.name,
+        data=data.name,
+        data_sizes={name: len(getattr(data, name)) for name in ("train", "validation", "test", "calibration")},
+        metric=MetricFacts(name=data.metric.name, unit=data.metric.unit, higher_is_better=data.metric.higher_is_better),
+        budget=Limits(drop=budget.drop, bytes=budget.bytes, peak_ram=budget.peak_ram, latency_ms=budget.latency_ms, target=budget.target),
+        baseline=first,
+        candidates=[candidate(t, t is best) for t in trials],
+        winner=best.name if best else None,
+        final=final,
+        layers=layers(before, after),
+        history=[point for t in trials for point in points(t)],
+        steps=steps(best),
+        bench=bench({"float": before.program, **({"compressed": after.program} if after else {})}, setting.run.path("measured", "bench")),
+        verdict=verdict(setting, first, final, best),
+    )
+
+
+def standing(side: Side, data: Data, folder: Path, validation: float | None) -> Standing:
+    """One side on the test part, through its compiled program, with what it costs."""
+    artifact = c_target.write(side.program, folder / "c")
+    library = host.build(artifact)
+    onnx = onnx_target.write(side.program, folder / "onnx")
+    scores = program_scores(library.run, side.program, data.test, data.metric)
+    judged = accuracy.accuracy(scores, scale=data.metric.scale)
+    report = analyse(side.network)
+    timing = measure.latency(library.call(random_inputs(side.program, 1)))
+    return Standing(
+        accuracy=judged.mean,
+        low=judged.low,
+        high=judged.high,
+        n=judged.n,
+        validation=validation,
+        bytes={"karui": len(codec.encode(side.program)), "c": library.sections.flash, "onnx": onnx.main.stat().st_size},
+        latency_ms=timing.median_ms,
+        macs=report.macs,
+        params=report.params,
+        peak_ram=arena_bytes(artifact),
+    )
+
+
+def candidate(trial: Trial, won: bool) -> Candidate:
+    """A trial as the report shows it."""
+    cost = trial.cost
+    return Candidate(
+        name=trial.name,
+        phases=list(trial.phases),
+        validation=trial.validation,
+        cost=Costs(bytes=cost.bytes, peak_ram=cost.peak_ram, latency_ms=cost.latency_ms, macs=cost.macs, params=cost.params),
+        fits=trial.fits,
+        reason="the fewest bytes of those that fit" if won else trial.reason,
+        seconds=trial.seconds,
+    )
+
+
+def points(trial: Trial) -> list[Point]:
+    """The training curve of a trial."""
+    return [
+        Point(candidate=trial.name, phase=number, epoch=e["epoch"], loss=e["loss"], metric=e["score"], lr=e["lr"])
+        for number, phase in enumerate(trial.facts, 1)
+        for e in phase["history"]["epochs"]
+    ]
+
+
+def steps(best: Trial | None) -> list[Step]:
+    """What was done to the winner, phase by phase."""
+    if best is None:
+        return []
+    return [Step(what=text, why=best.why if i == 0 else "") for i, text in enumerate(best.phases)]
+
+
+def layers(before: Side, after: Side | None) -> list[Layer]:
+    """Every layer that holds weights or computes, before and after."""
+    rows = {row.name: row for row in analyse(before.network).rows}
+    now = {row.name: row for row in analyse(after.network).rows} if after else {}
+    old, new = stored_by_layer(before.program), stored_by_layer(after.program) if after else {}
+    found = []
+    for name, row in rows.items():
+        if not row.params and not row.macs:
+            continue
+        kept = new.get(name)
+        found.append(
+            Layer(
+                name=name,
+                op=row.op,
+                params=row.params,
+                macs=row.macs,
+                macs_after=now[name].macs if name in now else None,
+                stored=kept.stored if kept else None,
+                bytes_before=old[name].bytes if name in old else 0,
+                bytes_after=kept.bytes if kept else None,
+                sparsity=1 - kept.stored / kept.count if kept and kept.count else 0.0,
+                bits=kept.bits if kept else 32,
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """The weights of one layer in a program: how many there are, how many are stored, in how many bytes, of how many bits each."""
+
+    count: int
+    stored: int
+    bytes: int
+    bits: float
+
+
+def stored_by_layer(program: Program) -> dict[str, Stored]:
+    """Layer → what its weights take in the file; the bits are those of its largest weight."""
+    found: dict[str, Stored] = {}
+    for op in program.ops:
+        held = [program.weights[name] for role, name in op.weights.items() if role in ("weight", "weight_ih", "weight_hh", "bias", "scale")]
+        if not held:
+            continue
+        largest = max(held, key=lambda w: int(np.prod(w.shape)))
+        here = Stored(
+            count=int(np.prod(largest.shape)),
+            stored=largest.stored,
+            bytes=sum(codec.weight_bytes(w) for w in held),
+            bits=bits_of(largest),
+        )
+        found[op.name] = here if op.name not in found else max(found[op.name], here, key=lambda s: s.bytes)
+    return found
+
+
+def bits_of(weight: Weight) -> float:
+    """Bits of one stored weight, before any entropy coding."""
+    v = weight.values
+    if isinstance(v, FloatValues):
+        return 32
+    if isinstance(v, AffineValues):
+        return v.bits
+    if isinstance(v, SignValues):
+        return 1
+    if isinstance(v, CodebookValues):
+        return float(np.ceil(np.log2(len(v.codebook))))
+    return 2
+
+
+def verdict(setting: Setting, before: Standing, after: Standing, best: Trial | None) -> VerdictFacts:
+    """Whether the winner keeps the budget: accuracy as it was chosen (validation) and as it turned out (test), and each limit."""
+    budget, metric = setting.budget, setting.data.metric
+    if best is None:
+        return VerdictFacts(ok=False, lines=["nothing that was tried keeps the budget"])
+    sign = 1 if metric.higher_is_better else -1
+    lines = [f"loses {best.drop:.2f} {metric.unit} on validation, allowed {budget.drop:g}"]
+    if before.accuracy is not None and after.accuracy is not None:
+        lines.append(f"loses {sign * (before.accuracy - after.accuracy):.2f} {metric.unit} on test")
+    for limit in ("bytes", "peak_ram", "latency_ms"):
+        allowed, value = getattr(budget, limit), getattr(best.cost, limit)
+        if allowed is not None and value is not None:
+            lines.append(f"{limit}: {value:,.6g}, allowed {allowed:,.6g}")
+    return VerdictFacts(ok=bool(best.fits), lines=lines)
+
+
+def bench(programs: Mapping[str, Program], folder: Path) -> list[Bench]:
+    """Bytes and latency of each program in C and in onnxruntime, one sample, one thread, measured in turn in one run."""
+    calls: dict[tuple[str, str], Any] = {}
+    sizes: dict[tuple[str, str], int] = {}
+    for form, program in programs.items():
+        sample = random_inputs(program, 1)
+        library = host.build(c_target.write(program, folder / form / "c"))
+        file = onnx_target.write(program, folder / form / "onnx").main
+        calls[("c", form)], sizes[("c", form)] = library.call(sample), library.sections.flash
+        calls[("onnxruntime", form)], sizes[("onnxruntime", form)] = ort.load(file).call(sample), file.stat().st_size
+    timings = measure.interleaved(calls)
+    return [
+        Bench(
+            runner=runner,
+            form=form,
+            bytes=sizes[runner, form],
+            median_ms=timing.median_ms,
+            p10_ms=timing.p10,
+            p90_ms=timing.p90,
+            runs=timing.runs,
+        )
+        for (runner, form), timing in timings.items()
+    ]
+
+
+def with_artefacts(record: Record, artefacts: Mapping[str, Artifact], folder: Path) -> Record:
+    """The record with the places of what was written, relative to the run."""
+    places = {name: str(a.main.relative_to(folder)) for name, a in artefacts.items()}
+    return record.model_copy(update={"artefacts": {**places, "program": "program.karui", "report": "report.html"}})

@@ -1,0 +1,38 @@
+"""The targets: each file of this room that has ``write(program, folder)`` is one, under its own name."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+from karui import export
+from karui.errors import RecipeError
+from karui.export.artifact import Artifact
+from karui.program.program import Program
+from karui.workspace import replacing_folder
+
+Write = Callable[[Program, Path], Artifact]
+
+
+def targets() -> dict[str, Write]:
+    """Every target by name."""
+    found: dict[str, Write] = {}
+    for module in iter_modules(export.__path__):
+        write = getattr(import_module(f"karui.export.{module.name}"), "write", None)
+        if write is not None:
+            found[module.name] = write
+    return found
+
+
+def write_all(program: Program, names: Sequence[str], folder: Path) -> dict[str, Artifact]:
+    """Write the program for each target into ``folder/NAME``, whole or not at all; returns target → artifact."""
+    known = targets()
+    for name in names:
+        if name not in known:
+            raise RecipeError(f"target '{name}' is unknown; choose from {', '.join(sorted(known))}")
+    written: dict[str, Artifact] = {}
+    for name in dict.fromkeys(names):
+        with replacing_folder(folder / name) as fresh:
+            artifact = known[name](program, fresh)
+        written[name] = artifact.moved(fresh, folder / name)
+    return written

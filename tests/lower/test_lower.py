@@ -1,0 +1,117 @@
+"""A lowered network computes what the network computes, in floats, whatever its kind."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from karui.errors import UnsupportedOp
+from karui.graph.doors.torch import capture
+from karui.graph.network import Network
+from karui.lower import lower
+from karui.pixels import Pixels
+from karui.program import interpreter
+from karui.program.check import check
+from karui.program.layout import to_network, to_program
+from karui.program.program import Program
+from tests.lower.networks import NETWORKS, made
+
+
+def outputs(program: Program, example: tuple[torch.Tensor, ...]) -> list[NDArray[np.float32]]:
+    """What the program gives for a network's inputs, in the network's layout."""
+    inputs = [
+        np.ascontiguousarray(to_program(x.numpy(), program.tensor(i.tensor).layout)) for x, i in zip(example, program.inputs, strict=True)
+    ]
+    found = interpreter.run(program, inputs)
+    return [to_network(y, program.tensor(o.tensor).layout) for y, o in zip(found, program.outputs, strict=True)]
+
+
+def agree(network: Network, program: Program, example: tuple[torch.Tensor, ...]) -> None:
+    check(program)
+    with torch.no_grad():
+        wanted = network.eval()(*example)
+    for got, want in zip(outputs(program, example), wanted, strict=True):
+        assert got.shape == tuple(want.shape)
+        np.testing.assert_allclose(got, want.numpy(), atol=1e-4 * want.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_program_computes_what_the_network_computes(name: str) -> None:
+    module, example = made(name)
+    network = capture(module, example if len(example) > 1 else example[0])
+    agree(network, lower(network), example)
+
+
+def kinds(program: Program) -> list[str]:
+    return [op.kind for op in program.ops]
+
+
+def test_batch_norm_and_relu_fold_into_the_convolution() -> None:
+    module, example = made("inverted residuals")
+    network = capture(module, example[0])
+    assert kinds(lower(network)) == ["conv2d", "conv2d", "conv2d", "conv2d", "add", "mean", "linear"]
+
+
+def test_a_flatten_that_sees_channel_order_costs_no_transpose() -> None:
+    module, example = made("squeeze")
+    network = capture(module, example[0])
+    assert "transpose" not in kinds(lower(network))
+
+
+def test_a_batch_norm_before_a_convolution_stays_an_affine() -> None:
+    module, example = made("pre-activation")
+    assert "affine" in kinds(lower(capture(module, example[0])))
+
+
+def test_a_layer_called_twice_with_a_norm_behind_one_call_keeps_both_meanings() -> None:
+    module, example = made("shared")
+    program = lower(capture(module, example[0]))
+    convolutions = [op.weights["weight"] for op in program.ops if op.kind == "conv2d"]
+    assert len(set(convolutions)) == 2  # folding the norm into one call must not change the other
+
+
+def test_pixels_go_in_as_bytes() -> None:
+    pixels = Pixels(mean=(0.2, 0.4, 0.6), std=(0.5, 0.25, 0.3))
+    module, _ = made("inverted residuals")
+    bytes_ = np.random.default_rng(0).integers(0, 256, (2, 3, 12, 12)).astype(np.uint8)
+    real = torch.from_numpy(pixels.normalise(bytes_, axis=1))
+    network = capture(module, real)
+    program = lower(network, pixels=pixels, labels=("a", "b", "c", "d", "e"))
+    assert program.tensor(program.inputs[0].tensor).dtype == "uint8"
+    assert program.outputs[0].labels == ("a", "b", "c", "d", "e")
+    got = interpreter.run(program, [np.ascontiguousarray(to_program(bytes_, "nhwc"))])[0]
+    with torch.no_grad():
+        want = network.eval()(real)[0].numpy()
+    np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max(), rtol=0)
+
+
+def test_pixels_of_another_number_of_channels_are_refused() -> None:
+    module, example = made("inverted residuals")
+    with pytest.raises(UnsupportedOp, match="3 channels.*2"):
+        lower(capture(module, example[0]), pixels=Pixels(mean=(0.1, 0.2), std=(1.0, 1.0)))
+
+
+class Sorted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sort(self.inner(x), 1)[0]
+
+
+def test_an_op_without_a_rule_is_named_with_what_to_do() -> None:
+    with pytest.raises(UnsupportedOp, match="aten.sort.*can't be lowered.*karui list") as error:
+        lower(capture(Sorted(), torch.randn(2, 6)))
+    assert "\n" not in str(error.value)
+
+
+class AcrossBatch(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(0, keepdim=True)
+
+
+def test_samples_that_depend_on_each_other_are_refused() -> None:
+    with pytest.raises(UnsupportedOp, match="batch"):
+        lower(capture(AcrossBatch(), torch.randn(4, 6)))
