@@ -5,17 +5,19 @@
 
 import importlib
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 
-from karui import compress
 from karui.compress.technique import Technique
+
+ROOM = "karui.compress."
 
 
 def techniques() -> dict[str, type[Technique]]:
     """Every technique that comes with karui: its name → its class, sorted by name."""
-    prefix = compress.__name__ + "."
-    modules = [importlib.import_module(each.name) for each in pkgutil.walk_packages(compress.__path__, prefix) if not each.ispkg]
-    found = {module.__name__.removeprefix(prefix): technique_in(module) for module in modules}
+    files = pkgutil.walk_packages([str(Path(__file__).parent)], ROOM)
+    modules = [importlib.import_module(each.name) for each in files if not each.ispkg]
+    found = {module.__name__.removeprefix(ROOM): technique_in(module) for module in modules}
     return {name: cls for name, cls in sorted(found.items()) if cls is not None}
 
 

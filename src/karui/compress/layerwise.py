@@ -1,9 +1,9 @@
 """Layer by layer: what a layer sees, and the solver that fits its weight to it; shared by every layer-wise method.
 
-A layer's output error under a change of its weight W (``[O, K]``) is ``½ tr(ΔW H ΔWᵀ)`` with the Hessian ``H = 2/n Σ x xᵀ`` of its inputs x.
+A layer's output error under a change of its weight W (``[O, K]``) is ``½ tr(ΔW H ΔWᵀ)``, with the Hessian ``H = 2/n Σ x xᵀ`` of its inputs.
 ``walk`` gives each layer with its H, after everything before it has taken its final form; ``solve`` changes a weight column by column and
-makes the columns still to come repair what each change broke (LeCun et al. 1989, "Optimal brain damage"; Hassibi & Stork 1993, "Second order
-derivatives for network pruning"; in this order and blocked: Frantar et al. 2022, "GPTQ", alg. 1, and 2023, "SparseGPT", alg. 1).
+makes the columns still to come repair what each change broke (LeCun et al. 1989, "Optimal brain damage"; Hassibi & Stork 1993, "Second
+order derivatives for network pruning"; in this order and blocked: Frantar et al. 2022, "GPTQ", alg. 1, and 2023, "SparseGPT", alg. 1).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from karui.compress.select import parameter_of
 from karui.data import Batch
 from karui.errors import DataError
 from karui.graph.carry import argument
-from karui.graph.forms import is_form
 from karui.graph.network import Network
 
 LAYERS = {"aten.linear.default", "aten.conv1d.default", "aten.conv1d.padding", "aten.conv2d.default", "aten.conv2d.padding"}
@@ -51,19 +51,26 @@ def walk(network: Network, batches: Iterable[Batch]) -> Iterator[Site]:
     for node in nodes:
         if node not in moving or node.op in ("placeholder", "output"):
             continue
-        if str(node.target) in LAYERS and node.args[1] not in moving and (name := _parameter(node.args[1])) is not None:
+        if str(node.target) in LAYERS and node.args[1] not in moving and (name := parameter_of(node.args[1])) is not None:
             yield _site(node, name, network.get(name).shape[2:], [env[node.args[0]] for env in values])
-        with torch.no_grad():
-            fixed: dict[fx.Node, Any] = {}
-            for env in values:
-                args, kwargs = fx.node.map_arg(
-                    (node.args, node.kwargs), lambda n, env=env: env[n] if n in moving else _still(network, n, fixed)
-                )
-                env[node] = node.target(*args, **kwargs)
+        _advance(network, node, moving, values)
         for source in node.all_input_nodes:
             if last_use[source] is node and source in moving:
                 for env in values:
                     del env[source]
+
+
+def _advance(network: Network, node: fx.Node, moving: set[fx.Node], values: list[dict[fx.Node, Any]]) -> None:
+    """Compute one node for every batch; what depends on no input is computed once."""
+    still: dict[fx.Node, Any] = {}
+    with torch.no_grad():
+        for env in values:
+
+            def operand(source: fx.Node, env: dict[fx.Node, Any] = env) -> Any:
+                return env[source] if source in moving else _still(network, source, still)
+
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), operand)
+            env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _inputs(nodes: list[fx.Node], batches: Iterable[Batch]) -> list[dict[fx.Node, Any]]:
@@ -95,12 +102,6 @@ def _still(network: Network, node: fx.Node, cache: dict[fx.Node, Any]) -> Any:
     return cache[node]
 
 
-def _parameter(node: Any) -> str | None:
-    while isinstance(node, fx.Node) and node.op == "call_function" and is_form(node):
-        node = node.args[0]
-    return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
-
-
 def _site(node: fx.Node, name: str, kernel: tuple[int, ...], inputs: list[Tensor]) -> Site:
     total: Tensor | None = None
     count = 0
@@ -130,7 +131,7 @@ def columns(node: fx.Node, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
     if len(kernel) == 1:  # a row is a picture of height one
         x, kernel = x.unsqueeze(2), (1, *kernel)
         stride, dilation, padding = ([first, *each] for first, each in ((1, stride), (1, dilation), (0, padding)))
-    patches = F.unfold(x, kernel, dilation=dilation, padding=padding, stride=stride)  # [N, C · kernel, places]
+    patches = F.unfold(x, kernel, tuple(dilation), tuple(padding), tuple(stride))  # [N, C · kernel, places]
     return patches.transpose(0, 1).reshape(groups, patches.shape[1] // groups, -1)
 
 

@@ -52,8 +52,8 @@ class Distill(Technique):
         for theirs, ours in zip(asked, given, strict=False):
             if theirs.shape != ours.shape or ours.dim() < 2 or ours.shape[1] < 2:
                 raise RecipeError(
-                    f"distill: the teacher answers {tuple(theirs.shape[1:])}, the student {tuple(ours.shape[1:])}; both must be scores of the "
-                    "same two or more classes"
+                    f"distill: the teacher answers {tuple(theirs.shape[1:])}, the student {tuple(ours.shape[1:])}; "
+                    "both must be scores of the same two or more classes"
                 )
         if len(asked) != len(given):
             raise RecipeError(f"distill: the teacher has {len(asked)} outputs, the student {len(given)}; they must match one by one")

@@ -13,17 +13,17 @@ from karui.compress.select import chosen, patterns
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.errors import RecipeError
 from karui.graph import edit
-from karui.graph.coupling import Coupling, coupling, remove_channels
+from karui.graph.coupling import coupling, remove_channels
 from karui.graph.network import Network
-from karui.graph.spaces import Group
+from karui.graph.spaces import Coupling, Group
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneChannels(Technique):
     """Remove the least important channels of every coupled group, at once, before the phase's training.
 
-    Li et al. 2017, "Pruning filters for efficient ConvNets", §3, with groups after Fang et al. 2023, "DepGraph", §3.2: channels that meet in
-    an add, a depthwise convolution or a shared layer are scored and removed together. Groups whose channels must stay (outputs, a
+    Li et al. 2017, "Pruning filters for efficient ConvNets", §3, with groups after Fang et al. 2023, "DepGraph", §3.2: channels that meet
+    in an add, a depthwise convolution or a shared layer are scored and removed together. Groups whose channels must stay (outputs, a
     normalisation over channels, ops without a rule) are left whole, and told with the reason.
 
     pruning_ratio: the share of channels to remove from each group, in [0, 1). round_to: keep a multiple of this many channels where a group
@@ -91,7 +91,7 @@ class ChannelsPruned(Attached):
 
 
 def kept_count(channels: int, pruning_ratio: float, round_to: int) -> int:
-    """How many channels stay: the nearest multiple of ``round_to`` to what the ratio asks for, one such step at least, never more than all."""
+    """How many channels stay: the multiple of ``round_to`` nearest to what the ratio asks for; at least one step, never more than all."""
     wanted = channels * (1.0 - pruning_ratio)
     return min(channels, max(round_to, round_to * math.floor(wanted / round_to + 0.5)))
 

@@ -1,7 +1,8 @@
 """How much a weight or a channel matters: plain functions, larger is more important.
 
 A weight's importance takes the weight as the network sees it (after masks) and returns a tensor of its shape. A channel's importance
-takes, for one coupled group, the weights of every layer that produces its channels, each as ``[channels, rest]``, and returns ``[channels]``.
+takes, for one coupled group, the weights of every layer that produces its channels, each as ``[channels, rest]``, and returns
+``[channels]``.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ def magnitude(weight: Tensor) -> Tensor:
 
 
 def l2_norm(producers: Sequence[Tensor]) -> Tensor:
-    """``Σ_producers ‖w_c‖₂``: He et al. 2018, "Soft filter pruning", eq. 2 with p = 2, summed over a group as in Fang et al. 2023, "DepGraph"."""
+    """``Σ_producers ‖w_c‖₂``: He et al. 2018, "Soft filter pruning", eq. 2 with p = 2, summed over a group (Fang et al. 2023)."""
     return torch.stack([weight.norm(dim=1) for weight in producers]).sum(0)
 
 

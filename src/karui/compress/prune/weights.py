@@ -89,7 +89,7 @@ class Pruning(Attached):
         for names in [self.names] if self.settings.scope == "global" else [(name,) for name in self.names]:
             masks = [self._mask(name) for name in names]
             drop = round(sparsity * sum(mask.numel() for mask in masks))
-            if drop > sum(int((mask == 0).sum()) for mask in masks):
+            if drop > sum(map(zeros_in, masks)):
                 self._cut(names, masks, drop)
 
     def _cut(self, names: tuple[str, ...], masks: list[Tensor], drop: int) -> None:
@@ -115,7 +115,7 @@ class Pruning(Attached):
         """Reach the final sparsity, whatever the schedule said; tells what share of zeros there is, in all and per layer."""
         self.cut(self.settings.sparsity)
         masks = {name: self._mask(name) for name in self.names}
-        zeros = {name: int((mask == 0).sum()) for name, mask in masks.items()}
+        zeros = {name: zeros_in(mask) for name, mask in masks.items()}
         layers = {name: zeros[name] / mask.numel() for name, mask in masks.items()}
         return {"sparsity": sum(zeros.values()) / sum(mask.numel() for mask in masks.values()), "layers": layers}
 
@@ -125,13 +125,18 @@ def mask_of(network: Network, parameter: str) -> str | None:
     return next((form.state["mask"] for form in edit.forms_on(network, parameter) if form.op is MASK), None)
 
 
+def zeros_in(mask: Tensor) -> int:
+    """How many entries are zero; quicker than a sum."""
+    return mask.numel() - int(torch.count_nonzero(mask))
+
+
 def largest(scores: Tensor, drop: int) -> Tensor:
     """True for all but the ``drop`` smallest of ``scores`` (``[N]``); of equals, those that come first are dropped."""
     if drop <= 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    # NumPy's selection: 25 million scores take 0.15 s, torch's kthvalue 2.5 s
+    # NumPy's selection takes 0.15 s for 25 million scores, torch's kthvalue 2.5 s
     limit = float(np.partition(scores.cpu().numpy(), drop - 1)[drop - 1])
-    keep = scores > limit
-    equal = (scores == limit).nonzero().flatten()
-    keep[equal[drop - int((scores < limit).sum()) :]] = True
+    keep = scores >= limit
+    surplus = int(torch.count_nonzero(keep)) - (len(scores) - drop)
+    keep[(scores == limit).nonzero().flatten()[:surplus]] = False
     return keep

@@ -1,0 +1,1 @@
+"""How each number is written: integers, few bits."""
