@@ -1,6 +1,6 @@
 """A record as one HTML page that needs nothing but itself: no scripts, no fonts, no pictures from elsewhere; light and dark."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -102,6 +102,7 @@ def _gain(factor: float, less: str, more: str) -> str:
 def pairs(record: Record) -> list[Pair]:
     """Costs before and after: the artefacts' bytes (the budget's target first), latency, peak RAM, parameters, MACs; measured ones only."""
     before, after, budget = record.baseline, record.final, record.budget
+    rows: list[tuple[str, float | None, float | None, Callable[[float | None], str], float | None]]
     names = sorted({*before.bytes, *after.bytes}, key=lambda name: (name != budget.target, name))
     rows = [
         (
@@ -126,7 +127,7 @@ def _artefact(target: str) -> str:
     return {"c": "compiled C", "onnx": "ONNX file", "karui": ".karui file"}.get(target, target)
 
 
-def _pair(name: str, before: float | None, after: float | None, write: Any, limit: float | None) -> Pair:
+def _pair(name: str, before: float | None, after: float | None, write: Callable[[float | None], str], limit: float | None) -> Pair:
     factor = words.times(before, after)
     less, more = ("faster", "slower") if name.startswith("latency") else ("smaller", "larger") if "bytes" in name else ("less", "more")
     largest = max(before or 0, after or 0) or 1
