@@ -1,0 +1,1 @@
+"""Program → artefact: one file per target, each with ``write(program, folder, name=…) -> Artifact``. No torch here."""

@@ -1,0 +1,203 @@
+"""Target ``c``: a Program as portable C99.
+
+The folder holds ``NAME.h``, ``NAME.c``, a Makefile, an example program and a README. The model is a static schedule of calls to the
+kernels of ``c_runtime``, of which only those used are written out; weights are ``static const``. All mutable memory is the caller's arena,
+of a size known at compile time: no heap, no stdio, and no libm in integer networks. One sample per call; re-entrant. The same Program
+gives the same text.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from karui.export import c_files, c_text
+from karui.export.artifact import Artifact
+from karui.export.c_ops import RULES
+from karui.export.c_source import ALIGNMENT, Source
+from karui.program.arithmetic import quantization
+from karui.program.program import Program
+from karui.workspace import atomic_write
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The two texts of a model. ``arena_bytes``: memory that the caller gives; ``weight_bytes``: all constant tables."""
+
+    name: str
+    header: str
+    source: str
+    arena_bytes: int
+    kernels: tuple[str, ...]
+
+
+def write(program: Program, folder: Path, *, name: str = "model") -> Artifact:
+    """Write the files, each whole or not at all, into a folder that is made if it lacks; other files in it stay.
+
+    Args:
+        name: prefix of every symbol and of the files; a C identifier of at most 41 characters.
+
+    Raises:
+        UnsupportedOp: an op without a kernel, or numbers that C can't hold.   RecipeError: a name that C can't take.
+    """
+    built = model(program, name=name)
+    texts = {
+        f"{name}.h": built.header,
+        f"{name}.c": built.source,
+        "example.c": c_files.example(program, name),
+        "Makefile": c_files.makefile(name, needs_libm=needs_libm(built.source)),
+        "README.md": c_files.readme(program, built.arena_bytes, name),
+    }
+    return write_files(program, Path(folder), texts, target="c", main=f"{name}.c", built=built)
+
+
+def write_files(program: Program, folder: Path, texts: Mapping[str, str], *, target: str, main: str, built: Model) -> Artifact:
+    """Put texts into a folder and say what it is."""
+    for file, text in texts.items():
+        atomic_write(folder / file, text)
+    facts = {"name": built.name, "arena_bytes": built.arena_bytes, "kernels": list(built.kernels)}
+    paths = tuple(folder / file for file in texts)
+    return Artifact(target=target, folder=folder, files=paths, main=folder / main, program=program.name, facts=facts)
+
+
+def model(program: Program, *, name: str = "model") -> Model:
+    """The header and the source of a Program."""
+    c_text.checked_name(name)
+    source = _source(program)
+    for op in program.ops:
+        source.begin(op)
+        if op.kind not in RULES:
+            raise source.refuse(op, f"kind '{op.kind}'", "choose another target or another op")
+        RULES[op.kind](source, op)
+    _copies(source)
+    arena = _arena(source)
+    header = c_files.header(program, arena, name)
+    body = c_text.prefixed(_text(source, name), name)
+    return Model(name=name, header=header, source=body, arena_bytes=arena, kernels=tuple(sorted(source.used)))
+
+
+def needs_libm(text: str) -> bool:
+    """Does a source use math.h?"""
+    return "#include <math.h>" in text
+
+
+# ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _source(program: Program) -> Source:
+    """A Source in which the caller's tensors have their places; states lie behind the planned tensors."""
+    offsets, end = _plan(program)
+    for _, name in program.states:
+        offsets[name] = end = -(-end // ALIGNMENT) * ALIGNMENT
+        end += program.tensor(name).nbytes
+    longest = max((prod(w.shape[1:]) for w in program.weights.values() if w.shape), default=0)
+    source = Source(program=program, offsets=offsets, tensors_end=end, wide_index=longest > 0xFFFF)
+    for entry, text in zip(program.inputs, c_files.parameters(program.inputs, "input"), strict=True):
+        source.places[entry.tensor] = text
+    for out, text in zip(program.outputs, c_files.parameters(program.outputs, "output"), strict=True):
+        if out.tensor not in offsets or out.tensor not in {read for _, read in program.states}:
+            source.places.setdefault(out.tensor, text)
+    return source
+
+
+def _plan(program: Program) -> tuple[dict[str, int], int]:
+    """Stand-in: no byte is used twice."""
+    offsets, end = {}, 0
+    for name, tensor in program.tensors.items():
+        offsets[name] = end
+        end += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+    return offsets, end
+
+
+def _copies(source: Source) -> None:
+    """Outputs that aren't written by an op into the caller's memory, and states that go to the next call."""
+    program = source.program
+    for out, text in zip(program.outputs, c_files.parameters(program.outputs, "output"), strict=True):
+        if (place := source.place(out.tensor)) != text:
+            source.write(f"memcpy({text}, {place}, {program.tensor(out.tensor).nbytes});")
+    for written, read in program.states:
+        source.write(f"memcpy({source.place(read)}, {source.place(written)}, {program.tensor(read).nbytes}); /* for the next call */")
+
+
+def _arena(source: Source) -> int:
+    """Bytes of the arena: tensors, states, scratch; never 0, so that the caller can declare it."""
+    return max(ALIGNMENT, source.regions(source.tensors_end)[1])
+
+
+def _text(source: Source, name: str) -> str:
+    program = source.program
+    kernels = c_text.kernels([*source.used, "k_index"])
+    if source.wide_index:
+        kernels = kernels.replace("typedef uint16_t k_index;", "typedef uint32_t k_index;")
+    begins = source.regions(source.tensors_end)[0]
+    scratch = "".join(f"#define K_SCRATCH_{kind.upper()} {begin}\n" for kind, begin in begins.items())
+    calls = "\n".join(source.calls)
+    unused = "".join(f"    (void){text};\n" for text in _unused(source, calls))
+    tables = "\n".join(source.tables.values())
+    body = f"{kernels}\n{tables}\n{calls}"
+    math = "#include <math.h>\n" if any(word in body for word in ("INFINITY", "expf(", "sqrtf(", "tanhf(")) or _calls_libm(kernels) else ""
+    memory = "    int8_t *const memory = (int8_t *)arena;\n" if "k_at(" in calls else ""
+    return f"""\
+/* {c_text.comment(program.name)}: written by karui; see {name}.h. Edit the network, not this file. */
+
+#include "{name}.h"
+
+{math}#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* ── Kernels ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+{kernels}
+/* ── Constants ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+{tables}
+/* ── The network ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* A place in the arena. Scratch memory has a place for each type. */
+#define k_at(type, offset) ((type *)(void *)(memory + (offset)))
+{scratch}
+{_labels(program)}{_reset(source)}int k_run({c_files.signature(program)})
+{{
+{memory}    if (arena == NULL || (uintptr_t)arena % K_ARENA_ALIGNMENT != 0)
+        return 1;
+{unused}{calls}
+    return 0;
+}}
+"""
+
+
+def _calls_libm(kernels: str) -> bool:
+    names = ("erff(", "expm1f(", "log1pf(", "logf(", "powf(", "fabsf(", "floorf(", "ceilf(", "rintf(", "sinf(", "cosf(")
+    return any(name in kernels for name in names)
+
+
+def _unused(source: Source, calls: str) -> list[str]:
+    """Inputs that no op reads."""
+    texts = c_files.parameters(source.program.inputs, "input")
+    read = {name for op in source.program.ops for name in op.inputs} | {out.tensor for out in source.program.outputs}
+    return [text for entry, text in zip(source.program.inputs, texts, strict=True) if entry.tensor not in read]
+
+
+def _labels(program: Program) -> str:
+    labels = c_files.labels(program)
+    if not labels:
+        return ""
+    width = max(len(label.encode()) for label in labels) + 1
+    rows = ",\n".join(f"    {c_text.string(label)}" for label in labels)
+    return f"const char k_labels[{len(labels)}][{width}] = {{\n{rows}\n}};\n\n"
+
+
+def _reset(source: Source) -> str:
+    """Where there are states: the function that makes them start from zero."""
+    program = source.program
+    if not program.states:
+        return ""
+    lines = []
+    for _, name in program.states:
+        tensor = program.tensor(name)
+        zero = quantization(tensor)[1] if tensor.dtype == "int8" else 0
+        lines.append(f"    memset({source.place(name)}, {int(np.int8(zero))}, {tensor.nbytes});")
+    return "void k_reset(void *arena)\n{\n    int8_t *const memory = (int8_t *)arena;\n" + "\n".join(lines) + "\n}\n\n"

@@ -1,0 +1,180 @@
+"""Layers of weights in C: conv2d, conv1d, linear, conv_transpose2d. Linear is a 1×1 convolution over its rows; see c_runtime/layer.c."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from karui.export.c_source import Source, structure
+from karui.export.c_text import number
+from karui.export.c_weights import Coded, coded
+from karui.program.arithmetic import bias_values, bounds, quantization, requantization
+from karui.program.program import Op
+from karui.program.windows import edges, square
+
+TILE_BYTES = 4096  # decoded rows that are kept at a time, if four rows don't need more
+MOST_LISTED = 0.35  # denser rows are faster in full
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """The fields of ``k_layer``, by name, without the two that the exporter chooses."""
+
+    fields: dict[str, int]
+
+    def __getitem__(self, name: str) -> int:
+        return self.fields[name]
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels."""
+        return self["oh"] * self["ow"]
+
+
+def geometry(source: Source, op: Op) -> Geometry:
+    """Sizes of any layer as those of a 2-D convolution."""
+    x, y, a = source.tensor(op.inputs[0]).shape, source.tensor(op.outputs[0]).shape, op.attributes
+    weight = source.program.weights[op.weights["weight"]].shape
+    if op.kind == "linear":
+        h, w, oh, ow, kh, kw = 1, prod(x[:-1]), 1, prod(x[:-1]), 1, 1
+        stride, edge, dilation, groups = (1, 1), (0, 0, 0, 0), (1, 1), 1
+    else:
+        h, w = (1, x[0]) if op.kind == "conv1d" else x[:2]
+        oh, ow = (1, y[0]) if op.kind == "conv1d" else y[:2]
+        kh, kw = (1, weight[1]) if op.kind == "conv1d" else weight[1:3]
+        stride, edge, dilation, groups = square(a["stride"]), edges(a["padding"]), square(a["dilation"]), a["groups"]
+        if kh == kw == 1 and stride == (1, 1) and not any(edge) and op.kind != "conv_transpose2d":
+            h, w, oh, ow = 1, h * w, 1, h * w
+    fields = dict(h=h, w=w, c=x[-1], oh=oh, ow=ow, o=weight[0], kh=kh, kw=kw, sy=stride[0], sx=stride[1], top=edge[0], left=edge[1])
+    return Geometry(fields={**fields, "dy": dilation[0], "dx": dilation[1], "groups": groups})
+
+
+def layer(source: Source, op: Op) -> None:
+    """One layer, by the kernel that suits its weight: depthwise, in full, as lists, or (integers) with several multipliers a row."""
+    integer = source.tensor(op.outputs[0]).dtype == "int8"
+    g, w = geometry(source, op), coded(source.program.weights[op.weights["weight"]], integer=integer)
+    if integer:
+        _integer(source, op, g, w)
+    else:
+        _float(source, op, g, w)
+
+
+# ── int8 ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
+    x, y = source.place(op.inputs[0]), source.place(op.outputs[0])
+    requant, q = requantization(source.program, op), requant_of(source, op)
+    if w.raw_zero is not None or requant.multiplier.ndim == 2:
+        terms = 1 if requant.multiplier.ndim == 1 else requant.multiplier.shape[1]
+        zero = "NULL" if w.raw_zero is None else source.table(f"{op.name}.weight.zero", w.raw_zero)
+        lay = _layer(source, op, g, w, 1)
+        patch, index, stored = source.take("int16_t", w.inputs), _index(source, w, 1), source.take("int8_t", w.most)
+        source.call("k_terms_i8", x, y, lay, weight(source, op, w), q, terms, zero, patch, index, stored)
+    elif _is_depthwise(g):
+        lay = _layer(source, op, g, w, 1)
+        taps = _taps(source, op, g, w, "int8_t", lay)
+        source.call("k_depthwise_i8", x, y, lay, taps, q, source.take("int32_t", g["c"]))
+    elif _listed(w):
+        tile = _tile(g, w.most * 3)
+        lay, lists = _layer(source, op, g, w, tile), _index(source, w, tile)
+        patch, stored, counts = source.take("int16_t", w.inputs), source.take("int8_t", tile * w.most), source.take("int32_t", tile)
+        source.call("k_sparse_i8", x, y, lay, weight(source, op, w), q, patch, lists, stored, counts)
+    else:
+        tile = g["o"] // g["groups"] if w.in_place else _tile(g, w.inputs)
+        lay, patch = _layer(source, op, g, w, tile), source.take("int16_t", w.inputs)
+        rows = "NULL" if w.in_place else source.take("int8_t", tile * w.inputs)
+        index, stored = _index(source, w, 1), source.take("int8_t", w.most) if w.sparse else "NULL"
+        source.call("k_dense_i8", x, y, lay, weight(source, op, w), q, patch, rows, index, stored)
+
+
+# ── float ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _float(source: Source, op: Op, g: Geometry, w: Coded) -> None:
+    x, y = source.place(op.inputs[0]), source.place(op.outputs[0])
+    finish = finishing(source, op, bias_values(source.program, op) if "bias" in op.weights else None)
+    patch_of = source.use("k_patch_back_f32" if op.kind == "conv_transpose2d" else "k_patch_f32")
+    if _is_depthwise(g) and op.kind != "conv_transpose2d":
+        lay = _layer(source, op, g, w, 1)
+        source.call("k_depthwise_f32", x, y, lay, _taps(source, op, g, w, "float", lay), finish)
+    elif _listed(w):
+        tile = _tile(g, w.most * 6)
+        lay, patch, lists = _layer(source, op, g, w, tile), source.take("float", w.inputs), _index(source, w, tile)
+        stored, counts = source.take("float", tile * w.most), source.take("int32_t", tile)
+        source.call("k_sparse_f32", x, y, lay, weight(source, op, w), finish, patch_of, patch, lists, stored, counts)
+    else:
+        tile = g["o"] // g["groups"] if w.in_place else _tile(g, w.inputs * 4)
+        lay, patch = _layer(source, op, g, w, tile), source.take("float", w.inputs)
+        rows = "NULL" if w.in_place else source.take("float", tile * w.inputs)
+        index, stored = _index(source, w, 1), source.take("float", w.most) if w.sparse else "NULL"
+        source.call("k_dense_f32", x, y, lay, weight(source, op, w), finish, patch_of, patch, rows, index, stored)
+
+
+def finishing(source: Source, op: Op, bias: Any = None) -> str:
+    """Bias and clamp of a float op."""
+    low, high = limits(op)
+    table = "NULL" if bias is None else source.table(f"{op.name}.bias", bias)
+    return f"&{source.constant(f'{op.name}.finish', 'k_finish', structure(bias=table, low=low, high=high))}"
+
+
+def limits(op: Op) -> tuple[str, str]:
+    """The clamp of a float op as C numbers."""
+    low, high = op.attributes.get("clamp") or (None, None)
+    return number(-np.inf if low is None else low), number(np.inf if high is None else high)
+
+
+# ── what both share ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def weight(source: Source, op: Op, w: Coded, role: str = "weight") -> str:
+    """A ``k_weight``; its decoders are among the kernels from here on."""
+    fields: dict[str, Any] = {}
+    for name, array in w.tables.items():
+        fields[name] = source.table(f"{op.name}.{role}.{name}", array)
+    for name, value in w.fields.items():
+        fields[name] = source.use(value) if name in ("where", "codes", "reals") else value
+    return f"&{source.constant(f'{op.name}.{role}', 'k_weight', structure(**{'groups': 1, **fields}))}"
+
+
+def requant_of(source: Source, op: Op) -> str:
+    """The numbers of an integer op as a ``k_requant``."""
+    requant = requantization(source.program, op)
+    low, high = bounds(op, source.tensor(op.outputs[0]))
+    tables = {role: source.table(f"{op.name}.{role}", getattr(requant, role)) for role in ("multiplier", "bias", "shift")}
+    text = structure(**tables, zero=quantization(source.tensor(op.inputs[0]))[1], low=low, high=high)
+    return f"&{source.constant(f'{op.name}.requant', 'k_requant', text)}"
+
+
+def _layer(source: Source, op: Op, g: Geometry, w: Coded, tile: int) -> str:
+    name = source.constant(f"{op.name}.layer", "k_layer", structure(**g.fields, tile=tile, most=w.most))
+    return f"&{name}"
+
+
+def _is_depthwise(g: Geometry) -> bool:
+    return 1 < g["groups"] == g["c"] == g["o"]
+
+
+def _listed(w: Coded) -> bool:
+    return w.sparse and w.stored < MOST_LISTED * w.rows * w.inputs
+
+
+def _tile(g: Geometry, row_bytes: int) -> int:
+    """Rows to decode at a time: one for a single pixel, else as many as fit, four at least."""
+    return 1 if g.pixels == 1 else min(g["o"] // g["groups"], max(4, TILE_BYTES // max(1, row_bytes)))
+
+
+def _index(source: Source, w: Coded, rows: int) -> str:
+    return source.take("k_index", rows * w.most) if w.sparse else "NULL"
+
+
+def _taps(source: Source, op: Op, g: Geometry, w: Coded, kind: str, lay: str) -> str:
+    """A depthwise weight turned to [taps, channels]: at export where it is plain, else in scratch before the layer runs."""
+    if w.in_place:
+        values = w.tables["values"].reshape(w.rows, w.inputs)
+        return source.table(f"{op.name}.taps", values.T)
+    taps, row = source.take(kind, w.rows * w.inputs), source.take(kind, w.inputs)
+    index, stored = _index(source, w, 1), source.take(kind, w.most) if w.sparse else "NULL"
+    source.call("k_turn_i8" if kind == "int8_t" else "k_turn_f32", lay, weight(source, op, w), taps, index, stored, row)
+    return taps

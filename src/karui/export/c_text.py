@@ -1,0 +1,108 @@
+"""How numbers, names and kernels become C text. Nothing here knows what a Program is."""
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+
+from karui.errors import RecipeError, UnsupportedOp
+from karui.program.program import Array
+
+LINE = 120
+KEYWORDS = frozenset(
+    "auto break case char const continue default do double else enum extern float for goto if inline int long register restrict return "
+    "short signed sizeof static struct switch typedef union unsigned void volatile while bool catch class delete export friend main "
+    "mutable namespace new operator private protected public template this throw true false try typename using virtual".split()
+)
+C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t", "int64": "int64_t"}
+C_TYPES |= {"uint32": "uint32_t", "float32": "float"}
+
+
+def checked_name(name: str) -> str:
+    """A model's name, which becomes the prefix of its symbols; raises RecipeError where C could not take it."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,40}", name) or name.lower() in KEYWORDS:
+        raise RecipeError(f"name '{name}' can't be the prefix of C symbols; use letters, digits and _, a letter first, at most 41 in all")
+    return name
+
+
+def identifier(text: str) -> str:
+    """Any text as the rest of an identifier: ``layer1.0.conv`` → ``layer1_0_conv``."""
+    return re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9]", "_", text)).strip("_") or "x"
+
+
+def comment(text: str) -> str:
+    """Any text on one line that can't end a comment or mean something to the preprocessor."""
+    return re.sub(r"[^A-Za-z0-9 _.,:;+()\[\]=×·→-]", "_", text)
+
+
+def string(text: str) -> str:
+    """A C string literal; what isn't plain ASCII is written as octal bytes of its UTF-8."""
+    plain = "".join(chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode())
+    return f'"{plain}"'
+
+
+def number(value: float) -> str:
+    """A float constant that reads back as the same float32; infinities are those of math.h."""
+    if np.isinf(value):
+        return "INFINITY" if value > 0 else "-INFINITY"
+    text = str(np.float32(value))
+    return text + "f"
+
+
+def table(name: str, array: Array) -> str:
+    """``static const`` numbers, wrapped; the shape is flattened. Raises UnsupportedOp for floats that aren't finite."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if flat.dtype == np.float32:
+        if not np.isfinite(flat).all():
+            raise UnsupportedOp(f"'{name}' holds values that aren't finite, which C can't store; train again or drop the layer")
+        words = [f"{text}f" for text in map(str, flat)]
+    else:
+        words = list(map(str, flat.tolist()))
+    return f"static const {C_TYPES[flat.dtype.name]} {name}[{max(1, len(words))}] = {{\n{wrapped(words)}\n}};\n"
+
+
+def wrapped(words: list[str]) -> str:
+    """Numbers joined by commas, as many to a line as fit."""
+    if not words:
+        return "0"
+    step = max(1, LINE // (max(map(len, words)) + 1))
+    return ",\n".join(",".join(words[i : i + step]) for i in range(0, len(words), step))
+
+
+# ── The hand-written kernels ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+RUNTIME = ("weights", "layer", "mac_i8", "mac_f32", "moves", "elementwise", "reduce", "norm", "recurrent", "unary")
+_DEFINES = re.compile(r"^(?:static [\w *]*?(k_\w+)\(|typedef [^;{]*?(k_\w+)[(;]|\} (k_\w+);)", re.M)
+_NAME = re.compile(r"\bk_\w+")
+
+
+@cache
+def chunks() -> dict[str, str]:
+    """Every kernel and type of c_runtime by its name, in the order in which C wants them. A chunk begins with a comment at the margin."""
+    found: dict[str, str] = {}
+    for stem in RUNTIME:
+        text = (files("karui.export") / "c_runtime" / f"{stem}.c").read_text(encoding="utf-8")
+        text = "\n".join(line for line in text.splitlines() if not line.startswith("#include"))
+        for chunk in re.split(r"\n\n+(?=/\*|typedef)", text):
+            for match in _DEFINES.finditer(chunk):
+                found.setdefault(next(filter(None, match.groups())), chunk.strip() + "\n")
+    return found
+
+
+def kernels(names: Iterable[str]) -> str:
+    """The text of these kernels and of all that they use, each once."""
+    all_chunks, wanted, todo = chunks(), set(), list(names)
+    while todo:
+        name = todo.pop()
+        if name in wanted or name not in all_chunks:
+            continue
+        wanted.add(name)
+        todo.extend(_NAME.findall(all_chunks[name]))
+    return "\n".join(dict.fromkeys(text for name, text in all_chunks.items() if name in wanted))
+
+
+def prefixed(text: str, name: str) -> str:
+    """Kernels and tables are called ``k_…`` and ``K_…`` until here: give them the model's name."""
+    return re.sub(r"\bK_(?=\w)", f"{name.upper()}_", re.sub(r"\bk_(?=\w)", f"{name}_", text))
