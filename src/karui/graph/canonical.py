@@ -14,6 +14,7 @@ import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
@@ -41,7 +42,8 @@ def canonical(program: ExportedProgram, aliases: Mapping[str, str]) -> tuple[Gra
     values = {node: node.meta.get("val") for node in graph.nodes}
     for node in graph.nodes:
         _label(node)
-    _refuse_subgraphs(raw)
+        _refuse_subgraph(node)
+        _refuse_values(node, values[node])
     for node in graph.nodes:
         _positional(node)
     _merge_attributes(graph, aliases)
@@ -73,12 +75,24 @@ def user_line(trace: str) -> str:
     return f"{found[-1][0]}:{found[-1][1]}" if found else ""
 
 
-def _refuse_subgraphs(module: GraphModule) -> None:
-    for node in module.graph.nodes:
-        if node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator):
-            raise CaptureError(
-                f"{where(node)}: {node.target} holds a graph of its own, which karui can't edit; write it as plain tensor code"
-            )
+def _refuse_subgraph(node: Node) -> None:
+    if not isinstance(node.target, torch._ops.HigherOrderOperator):
+        return
+    if "grad_enabled" in str(node.target):
+        raise CaptureError(f"{where(node)}: torch.no_grad() inside forward; freeze parameters with requires_grad_(False) instead")
+    if "autocast" in str(node.target):
+        raise CaptureError(f"{where(node)}: torch.autocast inside forward; take it out (fine-tuning has amp=True for that)")
+    raise CaptureError(f"{where(node)}: {node.target} holds a graph of its own, which karui can't edit; write it as plain tensor code")
+
+
+def _refuse_values(node: Node, value: Any) -> None:
+    """A size or a number that is read out of a tensor's values changes from batch to batch."""
+    sizes = [value] if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool) else list(getattr(value, "shape", ()))
+    if any(free_unbacked_symbols(size) for size in sizes if not isinstance(size, int)):
+        raise CaptureError(
+            f"{where(node)}: {node.target} makes a number or a shape of a tensor's values (.item(), nonzero, boolean indexing), so it is no"
+            " single graph; try torch.where, or move it out of forward"
+        )
 
 
 def _positional(node: Node) -> None:

@@ -70,8 +70,9 @@ def _aliased(node: Node) -> Node | None:
 
 def _refuse_state(node: Node, written: Node) -> None:
     if written.op == "get_attr":
+        known = node if node.meta.get("karui_source") else next((n for n in node.all_input_nodes if n.op == "call_function"), node)
         raise CaptureError(
-            f"{where(node)}: forward changes '{written.target}' in place; karui captures networks whose forward keeps no state of its own"
+            f"{where(known)}: forward changes '{written.target}' in place; karui captures networks whose forward keeps no state of its own"
             " (batch-norm's running statistics apart): move the change out of forward"
         )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from karui.errors import RunError
+from karui.errors import DataError, RunError
 from karui.graph import modes
 
 
@@ -51,8 +51,19 @@ class Network:
     # ── running ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Run it on a batch of any size; always a tuple, in the order of ``outputs``."""
+        """Run it on a batch of any size; always a tuple, in the order of ``outputs``. Raises DataError for inputs of another shape."""
+        if len(inputs) != len(self.inputs):
+            raise DataError(f"network '{self.name}' takes {len(self.inputs)} inputs ({self._takes()}), got {len(inputs)}")
+        for spec, x in zip(self.inputs, inputs):
+            if tuple(x.shape[1:]) != spec.shape or x.dim() == 0:
+                raise DataError(
+                    f"network '{self.name}' was captured for {self._takes()}, got '{spec.name}' {list(x.shape)}: only the batch size N is free;"
+                    " resize the data, or capture the network with an example of this shape"
+                )
         return self.module(*inputs)
+
+    def _takes(self) -> str:
+        return ", ".join(f"'{spec.name}' {['N', *spec.shape]}".replace("'N'", "N") for spec in self.inputs)
 
     @property
     def training(self) -> bool:
