@@ -1,0 +1,112 @@
+"""Where each tensor lies in the arena, so that tensors that live at different times share bytes.
+
+The caller's own buffers (inputs, outputs, states that a call starts from) and constants, which are read in place, are not in the arena.
+Placement is greedy by size, as in Pisarchyk & Lee, "Efficient memory management for deep neural net inference" (2020), §5.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from karui.program.program import Op, Program
+
+# Ops that read an element before they write it, and never again: the output may take the input's bytes.
+_ELEMENTWISE = ("reshape", "clamp", "lookup", "unary", "affine", "add", "sub", "mul", "div")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Byte offsets of the tensors in the arena.
+
+    lifetimes: tensor → (op that writes it, last op that reads it), as places in ``program.ops``; a state lives to the end.
+    in_place: output → the input whose bytes it takes over.
+    """
+
+    offsets: Mapping[str, int]
+    arena_bytes: int
+    lifetimes: Mapping[str, tuple[int, int]]
+    in_place: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Buffer:
+    """Bytes that one tensor, or a chain of tensors in place, takes from the first op to the last."""
+
+    tensors: list[str]
+    size: int
+    first: int
+    last: int
+
+
+def plan(program: Program, *, alignment: int = 16) -> Plan:
+    """Plan one sample's memory; every offset is a multiple of ``alignment``, and so is the arena's size."""
+    lifetimes = _lifetimes(program)
+    shared = _in_place(program, lifetimes)
+    plans = []
+    for in_place in (shared, {}):
+        offsets, end = _place(_buffers(program, lifetimes, in_place), alignment)
+        plans.append(Plan(offsets=offsets, arena_bytes=end, lifetimes=lifetimes, in_place=in_place))
+    # a buffer that lives longer can be in the way of others: rarely, copying is the smaller
+    return min(plans, key=lambda p: p.arena_bytes)
+
+
+def _lifetimes(program: Program) -> dict[str, tuple[int, int]]:
+    outside = {o.tensor for o in program.outputs} | {i.tensor for i in program.inputs} | {read for _, read in program.states}
+    last = {name: i for i, op in enumerate(program.ops) for name in op.inputs}
+    last.update({written: len(program.ops) for written, _ in program.states})
+    return {
+        name: (i, max(i, last.get(name, i)))
+        for i, op in enumerate(program.ops)
+        for name in op.outputs
+        if op.kind != "constant" and name not in outside
+    }
+
+
+def _in_place(program: Program, lifetimes: Mapping[str, tuple[int, int]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for i, op in enumerate(program.ops):
+        if op.kind not in _ELEMENTWISE or op.outputs[0] not in lifetimes:
+            continue
+        for name in dict.fromkeys(op.inputs):
+            if name in lifetimes and lifetimes[name][1] == i and _fits(program, op, name):
+                found[op.outputs[0]] = name
+                break
+    return found
+
+
+def _fits(program: Program, op: Op, name: str) -> bool:
+    x, y = program.tensor(name), program.tensor(op.outputs[0])
+    same_shape = x.shape == y.shape or op.kind == "reshape"  # an input that is broadcast is read again
+    return same_shape and x.nbytes == y.nbytes
+
+
+def _buffers(program: Program, lifetimes: Mapping[str, tuple[int, int]], in_place: Mapping[str, str]) -> list[_Buffer]:
+    of: dict[str, _Buffer] = {}
+    for name, (first, last) in lifetimes.items():
+        if name in in_place:
+            of[name] = of[in_place[name]]
+            of[name].tensors.append(name)
+            of[name].last = last
+        else:
+            of[name] = _Buffer([name], program.tensor(name).nbytes, first, last)
+    return list({id(buffer): buffer for buffer in of.values()}.values())
+
+
+def _place(buffers: list[_Buffer], alignment: int) -> tuple[dict[str, int], int]:
+    """The largest first, each into the smallest gap that holds it between those which live at the same time."""
+    placed: list[tuple[int, int, _Buffer]] = []  # begin, end
+    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first)):
+        size = -(-buffer.size // alignment) * alignment
+        begin = _gap([(a, b) for a, b, other in placed if other.first <= buffer.last and buffer.first <= other.last], size)
+        placed.append((begin, begin + size, buffer))
+    offsets = {name: begin for begin, _, buffer in placed for name in buffer.tensors}
+    return offsets, max((end for _, end, _ in placed), default=0)
+
+
+def _gap(taken: list[tuple[int, int]], size: int) -> int:
+    best, best_room, end = -1, 0, 0
+    for begin, stop in sorted(taken):
+        room = begin - end
+        if room >= size and (best < 0 or room < best_room):
+            best, best_room = end, room
+        end = max(end, stop)
+    return end if best < 0 else best
