@@ -1,15 +1,15 @@
 """The whole flow on one page: capture, analyse, ( compress ⇄ finetune ), lower, export, run, verify, report; a line a room."""
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from karui import evidence, resolve
+from karui import datasets, evidence, resolve
+from karui.analyse.cost import Report, measure
 from karui.budget import Budget
 from karui.compress.technique import Technique
 from karui.data import Data
@@ -25,11 +25,13 @@ from karui.program import codec
 from karui.program.program import Program
 from karui.recipe import Recipe
 from karui.report import page, record
-from karui.report.record import Record
+from karui.report.record import Bench, Record
 from karui.search.climb import choose, climb, unreachable
-from karui.search.ladder import Rung, ladder
+from karui.search.ladder import Rung, ladder, long_steps
 from karui.search.trial import Setting, files, lowered
 from karui.workspace import Run, atomic_write
+
+DEMO_BUDGET = Budget(drop=0.3, bytes=86_000)  # a twentieth of the float program
 
 Plan = Recipe | Sequence[Phase] | Sequence[Technique] | None
 
@@ -90,6 +92,7 @@ def compress(
         trials = climb(rungs, setting)
         best = choose(trials)
         before = evidence.Side(network=original, program=lowered(original, data, name))
+        codec.save(before.program, run.path("original.karui"))
         after = evidence.load(files(setting, best.name)) if best else None
         found = evidence.gather(setting, before, after, trials, best)
         if after:
@@ -118,7 +121,7 @@ def export(run: str | Path, to: Sequence[str] = ("c", "onnx", "device"), out: st
 def bench(run: str | Path) -> list[Bench]:
     """Bytes and latency of a run's program in C and onnxruntime, beside the float original, measured together now."""
     folder = Run.open(run).directory
-    programs = {"float": lowered_original(folder), "compressed": codec.load(_program_of(folder))}
+    programs = {"float": codec.load(folder / "original.karui"), "compressed": codec.load(_program_of(folder))}
     return evidence.bench(programs, folder / "bench")
 
 
@@ -142,6 +145,21 @@ def demo(out: str | Path = "runs/demo", *, seed: int = 0, progress: Progress = S
         seed=seed,
         progress=progress,
     )
+
+
+def _config(
+    original: Network, teacher: Network, data: Data, budget: Budget, rungs: Sequence[Rung], seed: int, name: str
+) -> dict[str, Any]:
+    """What a run is: the same call on the same directory goes on; any other is refused."""
+    return {
+        "name": name,
+        "seed": seed,
+        "network": fingerprint(original),
+        "teacher": fingerprint(teacher),
+        "data": {"name": data.name, "fingerprint": data.fingerprint()},
+        "budget": asdict(budget),
+        "rungs": {rung.name: describe(rung.phases) for rung in rungs},
+    }
 
 
 def _program_of(run: str | Path) -> Path:

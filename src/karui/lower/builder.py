@@ -57,7 +57,7 @@ class Value:
 
 @dataclass(frozen=True, kw_only=True)
 class Shaped:
-    """The shape of a tensor of the network: axes before the one that holds the batch, what the batch is multiplied with there, axes after."""
+    """The shape of a network's tensor: axes before the one that holds the batch, what the batch is multiplied with there, axes after."""
 
     before: tuple[int, ...]
     factor: int
@@ -107,7 +107,7 @@ class Builder:
         weights: dict[str, str] | None = None,
         attributes: dict[str, Any] | None = None,
     ) -> Value:
-        """Write one op and return the value it makes: network ``shape`` without the batch, lying in ``order``, its batch where ``like``'s is."""
+        """Write one op; returns the value it makes: network ``shape`` without the batch, lying in ``order``, its batch as ``like``'s."""
         order = tuple(range(len(shape))) if order is None else order
         out = self.tensor(name, shape, order)
         self.ops.append(

@@ -132,8 +132,8 @@ def _feeds_conv1d(node: torch.fx.Node) -> bool:
 
 def _outputs(builder: Builder, node: torch.fx.Node, env: dict[torch.fx.Node, Any], labels: Sequence[str]) -> list[Output]:
     returned = node.args[0]
-    nodes = [n for n in (returned if isinstance(returned, list | tuple) else (returned,)) if n is not None]
-    outputs = []
+    nodes = [n for n in (returned if isinstance(returned, list | tuple) else (returned,)) if isinstance(n, torch.fx.Node)]
+    outputs: list[Output] = []
     for i, source in enumerate(nodes):
         value = env[source]
         name = "output" if len(nodes) == 1 else f"output_{i}"

@@ -130,8 +130,9 @@ def _norm_weights(builder: Builder, a: Arguments) -> dict[str, str]:
 
 def _layer_norm(builder: Builder, a: Arguments) -> Value:
     x = builder.plain(a.anywhere("input"))
-    attributes = {"dims": len(a.get("normalized_shape")), "eps": float(a.get("eps"))}
-    if any(-1 in axis for axis in x.axes()[-attributes["dims"] :]):
+    dims = len(a.get("normalized_shape"))
+    attributes = {"dims": dims, "eps": float(a.get("eps"))}
+    if any(-1 in axis for axis in x.axes()[-dims:]):
         builder.refuse("a layer_norm over the batch axis", "keep the features the last axes")
     return builder.emit("layer_norm", [x], a.name, x.shape, like=x, weights=_norm_weights(builder, a), attributes=attributes)
 

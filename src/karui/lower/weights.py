@@ -1,6 +1,7 @@
 """Parameters and the forms on them → Weights in the program's axis order."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def weight_of(builder: Builder, node: torch.fx.Node, axes: Callable[[torch.Tenso
     support: Support = Dense()
     values: Values | None = None
     for form in forms:
-        arguments = [network.get(str(a.target)).detach() if isinstance(a, torch.fx.Node) else a for a in form.args[1:]]
+        arguments: list[Any] = [network.get(str(a.target)).detach() if isinstance(a, torch.fx.Node) else a for a in form.args[1:]]
         if form.target is OPS.mask.default:
             mask = arguments[0].bool()
             kept = mask if isinstance(support, Dense) else mask & torch.from_numpy(support.mask)
@@ -52,7 +53,7 @@ def chain(node: torch.fx.Node) -> tuple[str, list[torch.fx.Node]]:
     return str(node.target), forms[::-1]
 
 
-def _affine(builder: Builder, parameter: str, value: torch.Tensor, arguments: list, channel: int) -> tuple[Values, torch.Tensor]:  # type: ignore[type-arg]
+def _affine(builder: Builder, parameter: str, value: torch.Tensor, arguments: list[Any], channel: int) -> tuple[Values, torch.Tensor]:
     scale, zero_point, qmin, qmax, axis = arguments
     if axis is not None and axis % value.dim() != channel:
         builder.refuse(f"scales along axis {axis} of '{parameter}'", f"scales go along output channels (axis {channel})")
@@ -63,17 +64,17 @@ def _affine(builder: Builder, parameter: str, value: torch.Tensor, arguments: li
     quantized = OPS.fake_quantize(value, scale, zero_point, qmin, qmax, axis)  # the form itself decides how a tie is rounded
     codes = torch.clamp(torch.round(quantized / s) + z, qmin, qmax)
     bits = max(int(qmax).bit_length(), int(-qmin - 1).bit_length()) + 1
-    flat = (lambda t: t.reshape(-1)) if axis is not None else (lambda t: t.reshape(()))
+    flat = (-1,) if axis is not None else ()
     values = AffineValues(
         bits=bits,
         codes=codes.to(torch.int8).numpy(),
-        scale=flat(scale).float().numpy(),
-        zero_point=flat(zero_point).to(torch.int32).numpy(),
+        scale=scale.reshape(flat).float().numpy(),
+        zero_point=zero_point.reshape(flat).to(torch.int32).numpy(),
     )
     return values, quantized
 
 
-def _sign(builder: Builder, parameter: str, value: torch.Tensor, arguments: list, channel: int) -> tuple[Values, torch.Tensor]:  # type: ignore[type-arg]
+def _sign(builder: Builder, parameter: str, value: torch.Tensor, arguments: list[Any], channel: int) -> tuple[Values, torch.Tensor]:
     codes = torch.where(value >= 0, 1, -1).to(torch.int8)
     scale = arguments[0] if arguments and isinstance(arguments[0], torch.Tensor) else torch.ones(())
     if scale.dim() == 1 and channel != 0:

@@ -42,6 +42,8 @@ def unreachable(trials: Sequence[Trial], budget: Budget) -> BudgetError:
         return BudgetError("no candidate could be trained within the limits; raise one of them")
     drop, nearest = min(judged)
     if drop > budget.drop:
-        return BudgetError(f"no candidate keeps drop ≤ {budget.drop:g}: the nearest is {nearest}, which loses {drop:.2f}; allow more, or train more")
+        return BudgetError(
+            f"no candidate keeps drop ≤ {budget.drop:g}: the nearest is {nearest}, which loses {drop:.2f}; allow more, or train more"
+        )
     reasons = "; ".join(f"{t.name}: {t.reason}" for t in trials if t.drop is not None)
     return BudgetError(f"each limit can be kept, but not all of them together ({reasons}); raise one of them")

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from karui.data import Batch, Metric, Part
 from karui.errors import DataError
-from karui.program.layout import to_network, to_program
 from karui.program.arithmetic import dequantize, quantization
+from karui.program.layout import to_network, to_program
 from karui.program.program import Array, Program
 
 Call = Callable[[Sequence[Array]], list[Array]]
@@ -45,6 +45,8 @@ def program_scores(call: Call, program: Program, part: Part, metric: Metric, *, 
     for batch in part.batches(batch_size):
         scores = metric.function(outputs_of(program, call(feeds(program, batch))), batch.targets)
         if scores.shape != (len(batch),):
-            raise DataError(f"metric '{metric.name}' gave shape {list(scores.shape)} for {len(batch)} samples; return one score per sample, [N]")
+            raise DataError(
+                f"metric '{metric.name}' gave shape {list(scores.shape)} for {len(batch)} samples; return one score per sample, [N]"
+            )
         found.append(scores.double().cpu().numpy())
     return np.concatenate(found)

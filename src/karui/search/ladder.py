@@ -33,7 +33,9 @@ def ladder(data: Data, effort: float = 1.0) -> tuple[Rung, ...]:
     """The rungs for this data. effort: a factor on the training."""
 
     def train(techniques: tuple[Technique, ...], share: float, lr: float) -> Phase:
-        training = Training(steps=max(1, round(effort * share * long_steps(data))), optimizer="adamw", lr=lr, weight_decay=1e-4, warmup=0.05)
+        training = Training(
+            steps=max(1, round(effort * share * long_steps(data))), optimizer="adamw", lr=lr, weight_decay=1e-4, warmup=0.05
+        )
         return Phase(techniques=(*techniques, Distill()), training=training)
 
     def quantized() -> Phase:

@@ -95,7 +95,9 @@ def lowered(network: Network, data: Data, name: str) -> Program:
 def priced(network: Network, program: Program, setting: Setting, rung: str) -> Cost:
     """Measured on the target, with the network's MACs and parameters beside."""
     report = measure(network)
-    cost = cost_of(program, setting.budget.target, setting.run.path("candidates", rung, "measured"), latency=setting.budget.latency_ms is not None)
+    cost = cost_of(
+        program, setting.budget.target, setting.run.path("candidates", rung, "measured"), latency=setting.budget.latency_ms is not None
+    )
     return replace(cost, macs=report.macs, params=report.params)
 
 
@@ -165,5 +167,3 @@ def _trained(rung: Rung, setting: Setting) -> Trial:
 def limits(broken: Mapping[str, tuple[float, float]]) -> str:
     """Broken limits in words."""
     return ", ".join(f"{name} {value:,.6g} over the limit of {limit:,.6g}" for name, (value, limit) in broken.items())
-
-

@@ -53,8 +53,8 @@ def affine_of(tensor: Tensor) -> Affine:
     return tensor.quant
 
 
-def to_codes(real: Array, tensor: Tensor) -> Array:
-    """Reals (float32) to the codes of ``tensor``, as its quantize op makes them."""
+def to_codes(real: Array | float, tensor: Tensor) -> Array:
+    """Reals (as float32) to the codes of ``tensor``, as its quantize op makes them."""
     return quantize(np.asarray(real, np.float32), *quantization(tensor), *code_range(tensor))
 
 
@@ -63,8 +63,8 @@ def clamp_codes(clamp: list[float | None] | None, tensor: Tensor) -> list[int]:
     low, high = code_range(tensor)
     first, last = bounds(clamp)
     return [
-        low if first is None else int(to_codes(np.float32(first), tensor)),
-        high if last is None else int(to_codes(np.float32(last), tensor)),
+        low if first is None else int(to_codes(first, tensor)),
+        high if last is None else int(to_codes(last, tensor)),
     ]
 
 
