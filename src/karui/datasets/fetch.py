@@ -67,25 +67,29 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "karui"
 
 
-def download(name: str, folder: Path | None = None, *, address: str | None = None, quiet: bool = False) -> Path:
+def download(name: str, folder: Path | None = None, *, quiet: bool = False) -> Path:
     """Fetch the set ``name`` into ``folder`` (default: ``cache()/name``) and return that folder.
 
-    address: another place that holds the same files. Raises DataError: an unknown name, no connection, or other content than expected.
+    Raises DataError: an unknown name, no connection, or other content than expected; RunError: the folder can't be written.
     """
     if name not in SOURCES:
         raise DataError(f"'{name}' can't be downloaded; choose one of {', '.join(SOURCES)}")
-    source = SOURCES[name]
     folder = cache() / name if folder is None else folder
+    fetch(SOURCES[name], name, folder, quiet=quiet)
+    return folder
+
+
+def fetch(source: Source, name: str, folder: Path, *, quiet: bool = False) -> None:
+    """Put the files of ``source`` into ``folder``, each whole and checked, or not at all; archives are unpacked."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as progress:
         for file, digest in source.files.items():
             place = folder / file
             with replacing(place) as temporary:
-                _fetch(f"{(address or source.address).rstrip('/')}/{file}", temporary, source.limit, progress, name)
+                _fetch(f"{source.address}/{file}", temporary, source.limit, progress, name)
                 _check(temporary, file, digest)
             if file.endswith(".tar.gz"):
                 _unpack(place, folder)
-    return folder
 
 
 def _fetch(address: str, place: Path, limit: int, progress: Progress, name: str) -> None:
@@ -100,7 +104,7 @@ def _fetch(address: str, place: Path, limit: int, progress: Progress, name: str)
                     if file.tell() > limit:
                         raise DataError(f"{address} is larger than {limit >> 20} MiB; that is not the file of '{name}'")
     except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
         raise DataError(f"{name}: {address} can't be downloaded ({reason}); put the files into $KARUI_DATA/{name} yourself") from error
 
 
