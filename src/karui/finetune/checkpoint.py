@@ -20,7 +20,7 @@ from torch import Tensor
 
 from karui.errors import FileError, RunError
 from karui.graph.network import Network
-from karui.workspace import atomic_write
+from karui.workspace import TEMPORARY, atomic_write
 
 FORMAT = 1
 
@@ -84,7 +84,7 @@ class Checkpoints:
         graph = tensors.pop("graph", None)
         for flat, tensor in tensors.items():
             part, name = flat.split(".", 1)
-            parts[part][name] = tensor.clone()  # into memory of torch's own alignment: kernels may round by alignment
+            parts[part][name] = tensor.clone()  # see load_network
         return Snapshot(step=step, facts=facts, graph=None if graph is None else graph.numpy().tobytes(), **parts)
 
     def clear(self) -> None:
@@ -92,17 +92,22 @@ class Checkpoints:
         self.path.unlink(missing_ok=True)
 
 
-def graph_bytes(network: Network) -> bytes:
-    """The network as the bytes of its ``.pt2`` file."""
-    with tempfile.TemporaryDirectory(prefix="karui-") as folder:
-        path = Path(folder) / "graph.pt2"
+def load_network(path: str | os.PathLike[str]) -> Network:
+    """``Network.load`` into memory of torch's own alignment: kernels may round by alignment, and a resumed run has to round alike."""
+    return Network.load(path).copy()
+
+
+def graph_bytes(network: Network, folder: Path) -> bytes:
+    """The network as the bytes of its ``.pt2`` file, made in ``folder`` under a name that a run sweeps away if this is killed."""
+    with tempfile.TemporaryDirectory(prefix=".graph.", suffix=TEMPORARY, dir=folder) as place:
+        path = Path(place) / "graph.pt2"
         network.save(path)
         return path.read_bytes()
 
 
-def of_graph_bytes(content: bytes) -> Network:
+def of_graph_bytes(content: bytes, folder: Path) -> Network:
     """The inverse of ``graph_bytes``."""
-    with tempfile.TemporaryDirectory(prefix="karui-") as folder:
-        path = Path(folder) / "graph.pt2"
+    with tempfile.TemporaryDirectory(prefix=".graph.", suffix=TEMPORARY, dir=folder) as place:
+        path = Path(place) / "graph.pt2"
         path.write_bytes(content)
-        return Network.load(path)
+        return load_network(path)

@@ -7,6 +7,7 @@ step), so a run that goes on from a checkpoint ends bit-equal to one that was ne
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,6 @@ from karui.finetune.optimizer import KINDS, Kind, Optimizer
 from karui.finetune.progress import SILENT, Progress
 from karui.finetune.schedule import SCHEDULES, Schedule, derive, factor
 from karui.graph.network import Network
-
 
 SETTLED = 0.8  # by this progress the schedules of karui's techniques have made their last move
 
@@ -220,8 +220,8 @@ def _forward(loop: _Loop) -> Callable[..., tuple[Tensor, ...]]:
 def _begin(loop: _Loop) -> _State:
     """The state at the first step, or where the checkpoint says."""
     snapshot = loop.checkpoint.load() if loop.checkpoint else None
-    if snapshot:
-        _return_to(loop, snapshot)
+    if snapshot and loop.checkpoint:
+        _return_to(loop, snapshot, loop.checkpoint.path.parent)
     history = History(metric=loop.data.metric.name, unit=loop.data.metric.unit)
     state = _State(optimizer=_optimizer(loop), forward=_forward(loop), history=history)
     if snapshot:
@@ -231,7 +231,7 @@ def _begin(loop: _Loop) -> _State:
     return state
 
 
-def _return_to(loop: _Loop, snapshot: Snapshot) -> None:
+def _return_to(loop: _Loop, snapshot: Snapshot, folder: Path) -> None:
     """Put the network, and what techniques remember of their schedules, where they were at ``snapshot``.
 
     A technique may keep in Python which of its moments are over (the last change of a mask). Its schedule is gone through again on the
@@ -243,7 +243,7 @@ def _return_to(loop: _Loop, snapshot: Snapshot) -> None:
         torch.manual_seed(derive(loop.seed, "step", loop.phase, step))
         for each in moving:
             each.step(step / loop.steps)
-    loop.network.become(before if snapshot.graph is None else of_graph_bytes(snapshot.graph))
+    loop.network.become(before if snapshot.graph is None else of_graph_bytes(snapshot.graph, folder))
     loop.network.load_state(snapshot.network)
 
 
@@ -260,7 +260,7 @@ def _save(loop: _Loop, state: _State, checkpoint: Checkpoints) -> None:
             network=loop.network.state(),
             optimizer=state.optimizer.state(),
             best=state.best,
-            graph=graph_bytes(loop.network) if state.restructured else None,
+            graph=graph_bytes(loop.network, checkpoint.path.parent) if state.restructured else None,
             facts=state.facts(),
         )
     )

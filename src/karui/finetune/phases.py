@@ -19,13 +19,13 @@ from karui.compress.technique import STAGES, Technique
 from karui.data import Data
 from karui.errors import RecipeError
 from karui.finetune.attach import attach_all, own_random_numbers
-from karui.finetune.checkpoint import Checkpoints, graph_bytes
+from karui.finetune.checkpoint import Checkpoints, load_network
 from karui.finetune.history import History
 from karui.finetune.loop import Training, finetune
 from karui.finetune.progress import SILENT, Progress
 from karui.finetune.schedule import derive
 from karui.graph.network import Network
-from karui.workspace import Run, atomic_write
+from karui.workspace import Run
 
 ROOM = "karui.compress."
 
@@ -136,7 +136,7 @@ def run_phases(
     run = None if directory is None else Run.create(directory, config)
     with run.lock() if run else contextlib.nullcontext():
         done = [_told(run.json(f"{n:02}.json")) for n in _finished(run, len(phases))] if run else []
-        current = Network.load(run.path(f"{len(done):02}.pt2")) if run and done else first
+        current = load_network(run.path(f"{len(done):02}.pt2")) if run and done else first
         for number, phase in enumerate(phases[len(done) :], len(done) + 1):
             checkpoint = _checkpoint(run, number, checkpoint_seconds) if run else None
             result = _phase(current, data, phase, teacher, seed, number, checkpoint, progress, f"phase {number} of {len(phases)}")
@@ -172,11 +172,11 @@ def _told(facts: Mapping[str, Any]) -> PhaseResult:
 def _finish(run: Run, number: int, network: Network, result: PhaseResult) -> Network:
     """Put a phase's result on the disk, and go on with what was written: the next phase starts alike in a resumed run."""
     file = run.path(f"{number:02}.pt2")
-    atomic_write(file, graph_bytes(network))
+    network.save(file)
     told = {"techniques": list(result.techniques), "facts": list(result.facts), "history": result.history.to_json()}
     run.write_json(f"{number:02}.json", told)
     run.path(f"{number:02}.checkpoint").unlink(missing_ok=True)
-    return Network.load(file)
+    return load_network(file)
 
 
 def _phase(

@@ -1,0 +1,144 @@
+"""Lists become phases, phases run in time, and a directory belongs to one run."""
+
+import itertools
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from karui.compress.technique import Attached, Context
+from karui.errors import DataError, RecipeError, RunError
+from karui.finetune.loop import Training
+from karui.finetune.phases import Phase, describe, fingerprint, name_of, phases_of, run_phases
+from karui.finetune.progress import Progress
+from tests.finetune import tiny
+
+SHORT = Training(steps=3, batch_size=20, lr=0.05)
+ALL = (tiny.Cut(), tiny.Round(bits=3), tiny.Round(bits=5), tiny.Lean())
+
+
+def test_any_written_order_gives_the_same_phases() -> None:
+    found = {phases_of(order, SHORT) for order in itertools.permutations(ALL)}
+    assert found == {
+        (
+            Phase(techniques=(tiny.Cut(), tiny.Lean()), training=SHORT),
+            Phase(techniques=(tiny.Round(bits=3), tiny.Round(bits=5), tiny.Lean()), training=SHORT),
+        )
+    }
+
+
+def test_any_order_within_a_phase_is_one_order() -> None:
+    phase = Phase(techniques=(tiny.Lean(), tiny.Round(), tiny.Cut()))
+    assert [type(t) for t in phase.techniques] == [tiny.Cut, tiny.Round, tiny.Lean]
+
+
+def test_losses_join_phases_that_train() -> None:
+    assert phases_of([tiny.Lean()], SHORT) == (Phase(techniques=(tiny.Lean(),), training=SHORT),)
+    assert phases_of([tiny.Round()]) == (Phase(techniques=(tiny.Round(),)),)
+    assert phases_of([], SHORT) == (Phase(training=SHORT),)
+    assert phases_of([]) == ()
+    with pytest.raises(RecipeError, match=r"'tests.finetune.tiny:Lean' is a loss and needs training"):
+        phases_of([tiny.Lean(), tiny.Round()])
+
+
+def test_what_is_no_technique() -> None:
+    with pytest.raises(RecipeError, match="'Cut' is not a technique; give an instance"):
+        phases_of([tiny.Cut])  # type: ignore[list-item]
+
+
+def test_names_and_descriptions() -> None:
+    def rule(weight: torch.Tensor) -> torch.Tensor:
+        return weight
+
+    assert name_of(tiny.Cut()) == "tests.finetune.tiny:Cut"
+    told = describe({"a": (1, None, 0.5), "b": rule, "c": torch.ones(2), "d": tiny.Cut(), "e": {3, 1}, "f": object()})
+    assert told["a"] == [1, None, 0.5]
+    assert told["b"].endswith("test_names_and_descriptions.<locals>.rule")
+    assert told["c"] == describe(torch.ones(2)) != describe(torch.zeros(2))
+    assert told["d"] == {"technique": "tests.finetune.tiny:Cut", "at": 0.5}
+    assert told["e"] == [1, 3]
+    assert told["f"] == "object"
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_each_phase_sees_the_network_as_the_one_before_left_it() -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Look(tiny.Lean):
+        def attach(self, network: tiny.Network, context: Context) -> Attached:
+            width, of_teacher = (each.get("fc1.weight").shape[0] for each in (network, context.teacher))
+            seen.append((width, of_teacher, context.steps))
+            return Attached()
+
+    network = tiny.network()
+    before = fingerprint(network)
+    phases = [Phase(techniques=(tiny.Cut(at=0.0), Look()), training=SHORT), Phase(techniques=(Look(),)), Phase(training=SHORT)]
+    result = run_phases(network, tiny.data(), phases)
+    assert seen == [(16, 16, 3), (8, 16, 0)]
+    assert fingerprint(network) == before
+    assert not result.network.training
+    assert result.phases[0].facts[0] == {"units": 8}
+    assert [len(phase.history.epochs) for phase in result.phases] == [1, 0, 1]
+
+
+def test_with_a_directory_or_without_it_is_the_same(tmp_path: Path) -> None:
+    phases = phases_of(ALL, SHORT)
+    one = run_phases(tiny.network(), tiny.data(), phases, seed=1)
+    other = run_phases(tiny.network(), tiny.data(), phases, seed=1, directory=tmp_path / "phases")
+    assert fingerprint(one.network) == fingerprint(other.network)
+    assert one.phases == other.phases
+    assert fingerprint(run_phases(tiny.network(), tiny.data(), phases, seed=2).network) != fingerprint(one.network)
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    phases = phases_of(ALL, SHORT)
+    first = run_phases(tiny.network(), tiny.data(), phases, directory=tmp_path)
+
+    class Deaf(Progress):
+        def start(self, total: int, label: str, done: int = 0) -> None:
+            raise AssertionError("it trains again")
+
+    again = run_phases(tiny.network(), tiny.data(), phases, directory=tmp_path, progress=Deaf())
+    assert fingerprint(first.network) == fingerprint(again.network)
+    assert first.phases == again.phases
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"seed": 1}, "seed: 0 there, 1 now"),
+        ({"data": tiny.data(noise=2.0)}, r"data\.fingerprint"),
+        ({"network": tiny.network(1)}, "network"),
+        ({"phases": [Phase(training=replace(SHORT, lr=0.1))]}, r"phases"),
+    ],
+)
+def test_another_run_s_directory_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    settings: dict[str, Any] = {"network": tiny.network(), "data": tiny.data(), "phases": [Phase(training=SHORT)], "seed": 0}
+    run_phases(**settings, directory=tmp_path)
+    with pytest.raises(RunError, match=rf"other settings \({said}"):
+        run_phases(**settings | change, directory=tmp_path)
+
+
+def test_an_error_leaves_a_run_that_can_be_gone_on_with(tmp_path: Path) -> None:
+    phases = [Phase(training=SHORT), Phase(techniques=(tiny.Round(),), training=SHORT)]
+    data = tiny.data()
+    whole = run_phases(tiny.network(), data, phases)
+    count = itertools.count()
+    broken = replace(data, loss=lambda o, t: data.loss(o, t) * (float("nan") if next(count) == 4 else 1.0))
+    with pytest.raises(Exception, match="the loss is nan at step 1 of 3"):
+        run_phases(tiny.network(), broken, phases, directory=tmp_path)
+    assert fingerprint(run_phases(tiny.network(), data, phases, directory=tmp_path).network) == fingerprint(whole.network)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    phases, data = [Phase(training=SHORT)], tiny.data()
+    bad = replace(data, loss=lambda o, t: torch.zeros(2))
+    with pytest.raises(DataError):
+        run_phases(tiny.network(), bad, phases, directory=tmp_path)
+    (tmp_path / "01.checkpoint").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    with pytest.raises(Exception, match=r"checkpoint '.*01\.checkpoint' is damaged .*delete"):
+        run_phases(tiny.network(), data, phases, directory=tmp_path)
