@@ -1,5 +1,6 @@
 """8-bit integers: after training with calibration samples (PTQ), or while training goes on (QAT)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -22,6 +23,7 @@ TRANSPOSED = frozenset({torch.ops.aten.conv_transpose1d.default, torch.ops.aten.
 CODES = 127  # activations are −128 … 127, weights symmetric
 SMALLEST = 1e-8  # of scales: a channel of zeros, a value that never moved
 CALIBRATION_BATCH = 64
+LONG_ENOUGH = 20  # training steps: fewer change no range that matters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +33,10 @@ class Quantize(Technique):
 
     Weights are symmetric per output channel, ``scale = max|w| / (2^(bits−1) − 1)``, so zero is zero. While training goes on the scale
     follows the weights, step by step. Activations have 8 bits and one scale per tensor, from the range that ``observer`` saw on the first
-    ``samples`` calibration samples, widened to hold zero, which is exactly representable; they stay as calibrated. With training steps
-    the straight-through estimator trains through both. learn_scales: scales are trained instead (Esser et al. 2020, "Learned step size
-    quantization", eq. 2 and 3), and stay near what was observed, hence positive.
+    ``samples`` calibration samples, widened to hold zero, which is exactly representable. Training steps go through both by the
+    straight-through estimator; as ranges drift while a network learns, it is calibrated again at ten moments, the last before the last
+    tenth. learn_scales: scales are trained instead (Esser et al. 2020, "Learned step size quantization", eq. 2 and 3), and stay near what
+    was observed, hence positive.
 
     bits: of weights, 2 to 8. observer: "minmax", "moving_average", "percentile", or a function ``(seen, value) → seen`` with ``low`` and
     ``high``. include, exclude: patterns over the names of layers; the others stay float. A network that is quantized already is calibrated
@@ -67,9 +70,13 @@ class Quantize(Technique):
         nodes = needed_points(network)
         for node in nodes:
             _take_off(network, edit.form_on_edge(node))
-        ranges = observe.observe(network, first(context.data.calibration, self.samples), nodes, observer_of(self.observer))
+        ranges = self.observe(network, nodes, context)
         scales = [self._on_activation(network, node, ranges[node.name]) for node in nodes]
-        return Quantizing(self, network, tuple(axes), tuple(scales))
+        return Quantizing(self, network, context, tuple(axes), tuple(scales))
+
+    def observe(self, network: Network, nodes: list[fx.Node], context: Context) -> dict[str, Any]:
+        """What the observer sees of the nodes' values, by node name."""
+        return observe.observe(network, first(context.data.calibration, self.samples), nodes, observer_of(self.observer))
 
     def _on_weight(self, network: Network, name: str, axis: int) -> None:
         _take_off(network, quantizer_on(network, name))
@@ -89,16 +96,30 @@ class Quantize(Technique):
 
 
 class Quantizing(Attached):
-    """Quantizers while training goes on."""
+    """Quantizers while training goes on. parameters: the quantized weights; activations: the names of the other quantizers' scales."""
 
-    def __init__(self, settings: Quantize, network: Network, parameters: tuple[str, ...], activations: tuple[str, ...]) -> None:
-        self.settings, self.network, self.parameters, self.activations = settings, network, parameters, activations
+    def __init__(
+        self, settings: Quantize, network: Network, context: Context, parameters: tuple[str, ...], activations: tuple[str, ...]
+    ) -> None:
+        self.settings, self.network, self.context = settings, network, context
+        self.parameters, self.activations = parameters, activations
         self.observed = {name: network.get(name).detach().clone() for name in activations}
 
     def step(self, progress: float) -> bool:
-        """Let scales of weights follow them; keep learned scales near what was observed."""
+        """Let scales of weights follow them; calibrate again at the moment for it; keep learned scales near what was observed."""
         self._settle()
+        if not self.settings.learn_scales and recalibrates(progress, self.context.steps):
+            self._recalibrate()
         return False
+
+    def _recalibrate(self) -> None:
+        forms = [edit.form_of(node) for node in self.network.module.graph.nodes if node.target is FAKE_QUANTIZE]
+        points = {form.node.args[0]: form for form in forms if form.state.get("scale") in self.activations}
+        ranges = self.settings.observe(self.network, list(points), self.context)
+        for node, form in points.items():
+            scale, zero_point = affine(ranges[node.name].low, ranges[node.name].high)
+            self.network.get(form.state["scale"]).copy_(scale)
+            self.network.get(form.state["zero_point"]).copy_(zero_point)
 
     def finish(self) -> dict[str, Any]:
         """Fit the scales to the last step's weights; tells how many values are quantized, and which layers stay float."""
@@ -114,6 +135,12 @@ class Quantizing(Attached):
             with torch.no_grad():
                 for name, seen in self.observed.items():
                     self.network.get(name).clamp_(seen.to(self.network.get(name).device) / 8, seen.to(self.network.get(name).device) * 2)
+
+
+def recalibrates(progress: float, steps: int) -> bool:
+    """Whether the step at ``progress`` is the first at or after one of the moments 1/10 … 9/10; told from the step alone, so it resumes."""
+    tenth, before = (math.floor(10 * p + 1e-9) for p in (progress, progress - 1 / max(steps, 1)))
+    return steps >= LONG_ENOUGH and before >= 0 and tenth != before and tenth < 10
 
 
 def quantizer_on(network: Network, parameter: str) -> edit.Form | None:

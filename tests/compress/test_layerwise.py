@@ -1,0 +1,125 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from karui.compress.layerwise import columns, error, least_squares, prune, saliency, solve, walk
+from karui.data import Batch
+from karui.errors import DataError
+from karui.graph.doors.torch import capture
+from tests.compress.tiny import data, small
+
+
+def batches():
+    return list(data().calibration.batches(16))
+
+
+def rows(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    return weight.detach().reshape(groups, weight.shape[0] // groups, -1)
+
+
+def test_every_layer_is_visited_with_a_hessian_that_fits() -> None:
+    network = small()
+    sites = list(walk(network, batches()))
+    assert [s.parameter for s in sites] == ["conv1.weight", "deep.weight", "conv2.weight", "fc1.weight", "fc2.weight"]
+    assert [s.groups for s in sites] == [1, 8, 1, 1, 1]
+    for site in sites:
+        assert site.hessian.shape == (site.groups, *[rows(network.get(site.parameter), site.groups).shape[2]] * 2)
+    assert sites[0].samples == 64 * 64
+    assert sites[-1].samples == 64
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False), (4, 9, 9)),
+        (nn.Conv2d(4, 8, (2, 3), dilation=(1, 2), groups=2, bias=False), (4, 9, 9)),
+        (nn.Conv2d(4, 6, (4, 3), padding="same", bias=False), (4, 9, 9)),
+        (nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2, bias=False), (4, 11)),
+        (nn.Conv1d(4, 6, 4, padding="same", bias=False), (4, 11)),
+        (nn.Linear(7, 5, bias=False), (3, 7)),
+    ],
+)
+def test_columns_times_weight_is_the_layer(layer: nn.Module, shape) -> None:
+    """½ tr(W H Wᵀ) · samples is the squared norm of the outputs: the vectors are the right ones in the right order."""
+    network = capture(layer, torch.randn(2, *shape)).eval()
+    x = torch.randn(3, *shape)
+    node = next(n for n in network.module.graph.nodes if n.op == "call_function")
+    weight = rows(layer.weight, getattr(layer, "groups", 1))
+    out = weight @ columns(node, x, tuple(layer.weight.shape[2:]))  # [groups, O / groups, samples]
+    truth = layer(x).movedim(1, 0).flatten(1) if layer.weight.dim() > 2 else layer(x).flatten(0, 1).T
+    torch.testing.assert_close(out.flatten(0, 1), truth, atol=1e-5, rtol=1e-5)
+
+
+def test_a_layer_sees_what_the_layers_before_it_have_become() -> None:
+    network = small()
+    plain = {s.parameter: s.hessian for s in walk(network, batches())}
+    changed = {}
+    for site in walk(network, batches()):
+        changed[site.parameter] = site.hessian
+        if site.parameter == "conv2.weight":
+            with torch.no_grad():
+                network.get("conv2.weight").mul_(-2)
+    assert torch.equal(plain["conv2.weight"], changed["conv2.weight"])
+    assert not torch.allclose(plain["fc1.weight"], changed["fc1.weight"])
+    again = {s.parameter: s.hessian for s in walk(network, batches())}
+    assert torch.equal(again["fc1.weight"], changed["fc1.weight"])
+
+
+def test_pruning_with_compensation_beats_plain_magnitude() -> None:
+    network = small()
+    for site in walk(network, batches()):
+        if site.parameter not in ("conv2.weight", "fc1.weight"):
+            continue
+        weight, hessian = rows(network.get(site.parameter), 1)[0], site.hessian[0]
+        limit = weight.abs().flatten().kthvalue(int(0.7 * weight.numel())).values
+        mask = weight.abs() > limit
+        plain, solved, best = (
+            error(weight, after, hessian) for after in (weight * mask, prune(weight, mask, hessian), least_squares(weight, mask, hessian))
+        )
+        assert best <= solved * 1.001
+        assert solved < (0.8 if site.parameter == "fc1.weight" else 1.0) * plain
+        assert ((prune(weight, mask, hessian) != 0) <= mask).all()
+        assert ((least_squares(weight, mask, hessian) != 0) <= mask).all()
+
+
+def test_saliency_chooses_better_than_magnitude() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(200, 16) * torch.logspace(-1, 1, 16)
+    hessian = (2 / 200 * x.T @ x).double()
+    weight = torch.randn(8, 16)
+
+    def cut(scores: torch.Tensor) -> float:
+        mask = scores > scores.flatten().kthvalue(64).values
+        return error(weight, least_squares(weight, mask, hessian), hessian)
+
+    assert cut(saliency(weight, hessian)) < 0.5 * cut(weight.abs())
+
+
+def test_rounding_with_compensation_beats_plain_rounding() -> None:
+    torch.manual_seed(0)
+    x = F.relu(torch.randn(400, 32) + torch.randn(400, 1))
+    hessian = (2 / 400 * x.T @ x).double()
+    weight = torch.randn(8, 32)
+
+    def grid(w: torch.Tensor) -> torch.Tensor:
+        return torch.round(w * 3) / 3
+
+    solved = solve(weight, hessian, lambda k, w: grid(w), block=5)
+    torch.testing.assert_close(solved, grid(solved))
+    assert error(weight, solved, hessian) < 0.5 * error(weight, grid(weight), hessian)
+    torch.testing.assert_close(solved, solve(weight, hessian, lambda k, w: grid(w), block=32))
+
+
+def test_inputs_that_never_fire_are_harmless() -> None:
+    hessian = torch.zeros(4, 4, dtype=torch.double)
+    weight = torch.randn(3, 4)
+    mask = torch.tensor([1, 0, 1, 0]).expand(3, 4)
+    assert torch.isfinite(prune(weight, mask, hessian)).all()
+    assert torch.isfinite(least_squares(weight, mask, hessian)).all()
+
+
+def test_no_samples() -> None:
+    with pytest.raises(DataError, match="calibration"):
+        list(walk(small(), []))
+    assert len(list(walk(small(), [Batch(inputs=(torch.randn(1, 1, 8, 8),), targets=None)]))) == 5

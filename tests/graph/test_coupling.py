@@ -1,0 +1,313 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from karui.errors import RecipeError
+from karui.graph import edit
+from karui.graph.coupling import coupling, remove_channels
+from karui.graph.doors.torch import capture
+from karui.graph.network import Network
+from karui.zoo.lenet import lenet5
+from karui.zoo.resnet import resnet8
+
+
+def groups(network: Network) -> dict[str, tuple[set[str], str]]:
+    """First producer's layer → (all producers' layers, why fixed)."""
+    return {
+        g.name.removesuffix(".weight"): ({name.removesuffix(".weight") for name, _ in g.producers}, g.fixed)
+        for g in coupling(network).groups.values()
+    }
+
+
+def net(forward, example: Tensor, **layers: nn.Module) -> Network:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, layer in layers.items():
+                self.add_module(name, layer)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return forward(self, x)
+
+    torch.manual_seed(0)
+    return capture(Net(), example).eval()
+
+
+def cut_by_zero(network: Network, share: float = 0.5) -> None:
+    """Zero a random half of each free group's channels (and what follows from them), then remove them: the outputs must not change.
+
+    A channel whose producers' rows, biases and batch-norm gains are zero is zero wherever it flows, so removing it changes nothing.
+    """
+    found = coupling(network)
+    generator = torch.Generator().manual_seed(0)
+    keep = {}
+    for number, group in found.groups.items():
+        if not group.fixed:
+            keep[number] = torch.ones(group.channels, dtype=torch.bool)
+            keep[number][torch.randperm(group.channels, generator=generator)[: int(group.channels * share)]] = False
+    assert keep
+    consumed = {
+        (str(n.args[1].target), 0 if "transpose" in str(n.target) else 1)
+        for n in network.module.graph.nodes
+        if str(n.target).startswith(("aten.conv", "aten.linear"))
+    }
+    with torch.no_grad():
+        for (name, axis), runs in found.axes.items():
+            if (name, axis) not in consumed and "running" not in name:
+                network.get(name).index_fill_(axis, (~found.kept(runs, keep)).nonzero().flatten(), 0)
+    before = network(*network.example(4))
+    sizes = sum(p.numel() for p in network.parameters().values())
+    remove_channels(network, found, keep)
+    after = network(*network.example(4))
+    for a, b in zip(before, after, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert sum(p.numel() for p in network.parameters().values()) < sizes
+    for number, group in found.groups.items():
+        for name, axis in group.producers:
+            assert network.get(name).shape[axis] == int(keep.get(number, torch.ones(group.channels)).sum())
+    network.train()
+    network(*network.example(3))[0].sum().backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in network.parameters().values())
+
+
+X4 = torch.randn(2, 3, 8, 8)
+
+
+def test_lenet() -> None:
+    network = capture(lenet5(), torch.randn(2, 1, 28, 28)).eval()
+    assert groups(network) == {
+        "conv1": ({"conv1"}, ""),
+        "conv2": ({"conv2"}, ""),
+        "fc1": ({"fc1"}, ""),
+        "fc2": ({"fc2"}, "it is an output of the network"),
+    }
+    cut_by_zero(network)
+    assert network.get("fc1.weight").shape == (250, 400)
+
+
+def test_resnet_joins_what_meets_in_a_shortcut() -> None:
+    network = capture(resnet8(), torch.randn(2, 3, 16, 16)).eval()
+    found = groups(network)
+    assert found["conv1"] == ({"conv1", "blocks.0.conv2"}, "")
+    assert found["blocks.1.conv2"] == ({"blocks.1.conv2", "blocks.1.shortcut.0"}, "")
+    assert len(found) == 7
+    cut_by_zero(network)
+
+
+def separable() -> Network:
+    return net(
+        lambda m, x: m.head(F.adaptive_avg_pool2d(F.relu6(m.point(F.relu6(m.bn(m.deep(F.relu6(m.stem(x))))))), 1).flatten(1)),
+        X4,
+        stem=nn.Conv2d(3, 8, 3, bias=False),
+        deep=nn.Conv2d(8, 16, 3, groups=8, padding=1),
+        bn=nn.BatchNorm2d(16),
+        point=nn.Conv2d(16, 12, 1, bias=False),
+        head=nn.Linear(12, 5),
+    )
+
+
+def test_depthwise_follows_its_input_even_with_a_multiplier() -> None:
+    network = separable()
+    assert groups(network)["stem"] == ({"stem"}, "")
+    assert "deep" not in groups(network)
+    cut_by_zero(network)
+    deep = next(n for n in network.module.graph.nodes if n.name == "conv2d_1")
+    assert deep.args[6] == 4
+    assert network.get("deep.weight").shape == (8, 1, 3, 3)
+
+
+def test_one_dimension() -> None:
+    network = net(
+        lambda m, x: m.head(F.max_pool1d(F.relu(m.bn(m.deep(m.a(x)))), 2).mean(2)),
+        torch.randn(2, 3, 16),
+        a=nn.Conv1d(3, 8, 3),
+        deep=nn.Conv1d(8, 8, 3, groups=8),
+        bn=nn.BatchNorm1d(8),
+        head=nn.Linear(8, 4),
+    )
+    cut_by_zero(network)
+
+
+def test_concat_keeps_the_order_of_its_parts() -> None:
+    def forward(m, x):
+        return m.head(torch.flatten(m.deep(F.relu(m.bn(torch.cat([m.a(x), m.b(x), x], 1)))), 1))
+
+    network = net(
+        forward,
+        X4,
+        a=nn.Conv2d(3, 4, 1),
+        b=nn.Conv2d(3, 6, 1),
+        bn=nn.BatchNorm2d(13),
+        deep=nn.Conv2d(13, 13, 3, groups=13, bias=False),
+        head=nn.Linear(13 * 36, 4),
+    )
+    assert groups(network)["a"] == ({"a"}, "")
+    assert groups(network)["b"] == ({"b"}, "")
+    cut_by_zero(network)
+    assert network.get("head.weight").shape == (4, (2 + 3 + 3) * 36)
+
+
+def test_mul_sub_and_a_gate() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.a(x)
+        gate = torch.sigmoid(m.up(F.relu(m.down(y.mean((2, 3), keepdim=True)))))
+        return m.head((y * gate - m.b(x)).mean((2, 3)))
+
+    network = net(
+        forward,
+        X4,
+        a=nn.Conv2d(3, 8, 3),
+        b=nn.Conv2d(3, 8, 3),
+        down=nn.Conv2d(8, 4, 1),
+        up=nn.Conv2d(4, 8, 1),
+        head=nn.Linear(8, 4),
+    )
+    assert groups(network)["a"] == ({"a", "up", "b"}, "")
+    assert groups(network)["down"] == ({"down"}, "")
+    cut_by_zero(network)
+
+
+def test_transposed_convolution_and_prelu() -> None:
+    network = net(
+        lambda m, x: m.out(m.act(m.up(F.relu(m.a(x))))).mean((1, 2)),
+        X4,
+        a=nn.Conv2d(3, 8, 3),
+        up=nn.ConvTranspose2d(8, 6, 2, 2),
+        act=nn.PReLU(6),
+        out=nn.Conv2d(6, 4, 1),
+    )
+    found = groups(network)
+    assert found["up"] == ({"up"}, "")
+    assert "mean" in found["out"][1]
+    cut_by_zero(network)
+
+
+def test_parameters_that_meet_channels() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 8, 3)
+            self.gamma = nn.Parameter(torch.randn(8, 1, 1))
+            self.one = nn.Parameter(torch.randn(1))
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((self.a(x) * self.gamma * self.one).mean((2, 3)))
+
+    network = capture(Scaled(), X4).eval()
+    cut_by_zero(network)
+    assert network.get("gamma").shape == (4, 1, 1)
+
+
+def test_a_shared_layer_ties_its_inputs_and_outputs() -> None:
+    network = net(
+        lambda m, x: m.head((m.shared(F.relu(m.a(x))) + m.shared(F.relu(m.b(x)))).mean((2, 3))),
+        X4,
+        a=nn.Conv2d(3, 8, 3),
+        b=nn.Conv2d(3, 8, 3),
+        shared=nn.Conv2d(8, 6, 1),
+        head=nn.Linear(6, 4),
+    )
+    found = groups(network)
+    assert found["a"] == ({"a", "b"}, "")
+    assert found["shared"] == ({"shared"}, "")
+    cut_by_zero(network)
+
+
+def test_a_shared_layer_on_the_input_is_fixed() -> None:
+    network = net(
+        lambda m, x: m.head(m.same(F.relu(m.same(x))).mean((2, 3))),
+        X4,
+        same=nn.Conv2d(3, 3, 1),
+        head=nn.Linear(3, 4),
+    )
+    assert "shares its weight" in groups(network)["same"][1]
+
+
+def test_reshapes_that_spell_channels_out() -> None:
+    network = net(
+        lambda m, x: m.head(m.c(m.a(x).view(x.shape[0], 8, 6, 6).reshape(x.shape[0], 8, 3, 12)).transpose(1, 3).flatten(1)),
+        X4,
+        a=nn.Conv2d(3, 8, 3),
+        c=nn.Conv2d(8, 6, 1),
+        head=nn.Linear(6 * 36, 4),
+    )
+    assert [reason for _, reason in groups(network).values()][:2] == ["", ""]
+    cut_by_zero(network)
+
+
+def test_channels_last_features() -> None:
+    """Patches → tokens → linear: the channel axis moves, and a flatten behind it repeats the runs."""
+    network = net(
+        lambda m, x: m.head(F.gelu(m.fc(m.patch(x).flatten(2).transpose(1, 2))).flatten(1)),
+        X4,
+        patch=nn.Conv2d(3, 6, 4, 4),
+        fc=nn.Linear(6, 10),
+        head=nn.Linear(40, 4),
+    )
+    found = groups(network)
+    assert found["patch"] == ({"patch"}, "") and found["fc"] == ({"fc"}, "")
+    cut_by_zero(network)
+    assert network.get("head.weight").shape == (4, 20)
+
+
+@pytest.mark.parametrize(
+    ("forward", "layers", "word"),
+    [
+        (lambda m, x: m.head(F.layer_norm(m.a(x).mean((2, 3)), (8,))), {}, "layer_norm"),
+        (lambda m, x: m.head(F.group_norm(m.a(x), 2).mean((2, 3))), {}, "group_norm"),
+        (lambda m, x: m.head(torch.softmax(m.a(x).mean((2, 3)), 1)), {}, "softmax"),
+        (lambda m, x: m.head(m.b(m.a(x)).mean((2, 3))), {"b": nn.Conv2d(8, 8, 1, groups=2)}, "grouped convolution"),
+        (lambda m, x: m.head(torch.cat(m.a(x).chunk(2, 1)[::-1], 1).mean((2, 3))), {}, "chunk"),
+        (lambda m, x: m.head(m.a(x).view(-1, 2, 4, 6, 6).flatten(1, 2).mean((2, 3))), {}, "view"),
+        (lambda m, x: m.head((m.a(x) + m.a(x).mean(1, keepdim=True)).mean((2, 3))), {}, "mean"),
+        (lambda m, x: m.head((m.a(x) * x.mean(1, keepdim=True)[:, :, :6, :6] + F.pad(x, (0, -2, 0, -2, 0, 5))).mean((2, 3))), {}, "stay"),
+        (
+            lambda m, x: m.head((m.a(x) + m.deep(m.b(x))).mean((2, 3))),
+            {"b": nn.Conv2d(3, 4, 3), "deep": nn.Conv2d(4, 8, 1, groups=4)},
+            "made up",
+        ),
+    ],
+)
+def test_fixed_with_a_reason(forward, layers, word) -> None:
+    network = net(forward, X4, a=nn.Conv2d(3, 8, 3), head=nn.Linear(8, 4), **layers)
+    found = coupling(network)
+    number, group = next((n, g) for n, g in found.groups.items() if g.name == "a.weight")
+    assert word in group.fixed
+    before = network(X4)[0]
+    remove_channels(network, found, {})
+    assert torch.equal(before, network(X4)[0])
+    with pytest.raises(RecipeError, match=r"'a\.weight': its channels must stay"):
+        remove_channels(network, found, {number: torch.arange(8) < 4})
+
+
+def test_masks_are_checked() -> None:
+    network = separable()
+    found = coupling(network)
+    for mask in (torch.ones(5, dtype=torch.bool), torch.zeros(8, dtype=torch.bool)):
+        with pytest.raises(RecipeError, match="a mask over 8 channels"):
+            remove_channels(network, found, {0: mask})
+
+
+def test_forms_and_their_state_shrink_too() -> None:
+    network = separable()
+    weight = network.get("point.weight")
+    mask = (torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    edit.put_on_parameter(network, "point.weight", torch.ops.karui.mask.default, state={"mask": mask})
+    scale = torch.rand(12) + 0.1
+    edit.put_on_parameter(
+        network,
+        "point.weight",
+        torch.ops.karui.fake_quantize.default,
+        state={"scale": scale, "zero_point": torch.zeros(12)},
+        args=("scale", "zero_point", -127, 127, 0),
+    )
+    found = coupling(network)
+    assert not found.groups[0].fixed
+    keep = {0: torch.arange(8) % 2 == 0, 1: torch.arange(12) < 5}
+    remove_channels(network, found, keep)
+    inner = keep[0].repeat_interleave(2)
+    assert torch.equal(network.get("point.weight_mask"), mask[:5][:, inner])
+    assert torch.equal(network.get("point.weight_scale"), scale[:5])
+    assert network.get("point.weight").shape == (5, 8, 1, 1)
