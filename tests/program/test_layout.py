@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from karui.errors import DataError
-from karui.program.layout import to_network, to_program
-from tests.program.single_op import normal
+from karui.program.layout import dequantize, to_network, to_program
+from tests.program.single_op import affine, normal, program, tensor
 
 
 def test_layouts_are_inverse() -> None:
@@ -16,3 +16,11 @@ def test_layouts_are_inverse() -> None:
     assert to_program(x, "plain") is x
     with pytest.raises(DataError, match="4 axes"):
         to_program(y, "nhwc")
+
+
+def test_outputs_as_reals() -> None:
+    codes = np.array([[-7, 3]], np.int8)
+    p = program("reshape", [tensor("x", (2,), affine(0.5, -7))], [tensor("y", (2,), affine(0.5, -7))])
+    assert dequantize(p, 0, codes).tolist() == [[0.0, 5.0]]
+    p = program("reshape", [tensor("x", (2,), None)], [tensor("y", (2,), None)])
+    assert dequantize(p, 0, np.float32([[1.5, 2]])).tolist() == [[1.5, 2.0]]
