@@ -18,6 +18,7 @@ from karui.export.artifact import Artifact
 from karui.export.c_ops import RULES
 from karui.export.c_source import ALIGNMENT, Source
 from karui.program.arithmetic import quantization
+from karui.program.memory import plan
 from karui.program.program import Program
 from karui.workspace import atomic_write
 
@@ -88,7 +89,8 @@ def needs_libm(text: str) -> bool:
 
 def _source(program: Program) -> Source:
     """A Source in which the caller's tensors have their places; states lie behind the planned tensors."""
-    offsets, end = _plan(program)
+    planned = plan(program, alignment=ALIGNMENT)
+    offsets, end = dict(planned.offsets), planned.arena_bytes
     for _, name in program.states:
         offsets[name] = end = -(-end // ALIGNMENT) * ALIGNMENT
         end += program.tensor(name).nbytes
@@ -100,15 +102,6 @@ def _source(program: Program) -> Source:
         if out.tensor not in offsets or out.tensor not in {read for _, read in program.states}:
             source.places.setdefault(out.tensor, text)
     return source
-
-
-def _plan(program: Program) -> tuple[dict[str, int], int]:
-    """Stand-in: no byte is used twice."""
-    offsets, end = {}, 0
-    for name, tensor in program.tensors.items():
-        offsets[name] = end
-        end += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-    return offsets, end
 
 
 def _copies(source: Source) -> None:

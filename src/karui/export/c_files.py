@@ -37,7 +37,7 @@ def labels(program: Program) -> tuple[str, ...]:
 def header(program: Program, arena: int, name: str) -> str:
     """NAME.h."""
     upper = name.upper()
-    ends = [
+    ends: list[tuple[Input | Output, str]] = [
         *zip(program.inputs, parameters(program.inputs, "input"), strict=True),
         *zip(program.outputs, parameters(program.outputs, "output"), strict=True),
     ]
@@ -96,6 +96,7 @@ def _macros(tensor: Tensor, prefix: str, end: Input | Output, text: str) -> str:
         f"/* {text} '{c_text.comment(end.name)}': {tensor.dtype} [{shape}]{layout}{note} */",
         f"#define {prefix}_COUNT {tensor.count}",
         f"#define {prefix}_SHAPE {{{shape}}}",
+        f"#define {prefix}_RANK {len(tensor.shape)}",
     ]
     if isinstance(tensor.quant, Affine):
         lines += [f"#define {prefix}_SCALE {c_text.number(tensor.quant.scale)} /* real = scale * (code - zero point) */"]

@@ -38,7 +38,7 @@ def geometry(source: Source, op: Op) -> Geometry:
     weight = source.program.weights[op.weights["weight"]].shape
     if op.kind == "linear":
         h, w, oh, ow, kh, kw = 1, prod(x[:-1]), 1, prod(x[:-1]), 1, 1
-        stride, edge, dilation, groups = (1, 1), (0, 0, 0, 0), (1, 1), 1
+        stride, edge, dilation, groups = (1, 1), edges([0, 0]), (1, 1), 1
     else:
         h, w = (1, x[0]) if op.kind == "conv1d" else x[:2]
         oh, ow = (1, y[0]) if op.kind == "conv1d" else y[:2]

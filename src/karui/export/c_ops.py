@@ -229,14 +229,14 @@ def quantize(source: Source, op: Op) -> None:
     """Floats to codes."""
     y = source.tensor(op.outputs[0])
     scale, zero = quantization(y)
-    source.call("k_quantize", source.place(op.inputs[0]), source.place(op.outputs[0]), y.count, number(scale), zero, *code_range(y))
+    source.call("k_quantize", source.place(op.inputs[0]), source.place(op.outputs[0]), y.count, number(float(scale)), zero, *code_range(y))
 
 
 def dequantize(source: Source, op: Op) -> None:
     """Codes to floats."""
     x = source.tensor(op.inputs[0])
     scale, zero = quantization(x)
-    source.call("k_dequantize", source.place(op.inputs[0]), source.place(op.outputs[0]), x.count, number(scale), zero)
+    source.call("k_dequantize", source.place(op.inputs[0]), source.place(op.outputs[0]), x.count, number(float(scale)), zero)
 
 
 # ── reductions and pools ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -57,7 +57,7 @@ def table(name: str, array: Array) -> str:
     if flat.dtype == np.float32:
         if not np.isfinite(flat).all():
             raise UnsupportedOp(f"'{name}' holds values that aren't finite, which C can't store; train again or drop the layer")
-        words = [f"{text}f" for text in map(str, flat)]
+        words = [f"{text}f" if "." in text or "e" in text else f"{text}.0f" for text in map("{:.9g}".format, flat.tolist())]
     else:
         words = list(map(str, flat.tolist()))
     return f"static const {C_TYPES[flat.dtype.name]} {name}[{max(1, len(words))}] = {{\n{wrapped(words)}\n}};\n"

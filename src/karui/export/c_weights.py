@@ -102,7 +102,7 @@ def _of_blocks(part: Part, rows: int, columns: int) -> Part:
 def _blocks(mask: NDArray[np.bool_], rows: int, columns: int) -> NDArray[np.bool_]:
     """Which blocks hold anything; those at the edges may be cut off."""
     padded = np.pad(mask, ((0, -mask.shape[0] % rows), (0, -mask.shape[1] % columns)))
-    return padded.reshape(padded.shape[0] // rows, rows, -1, columns).any(axis=(1, 3))
+    return np.asarray(padded.reshape(padded.shape[0] // rows, rows, -1, columns).any(axis=(1, 3)))
 
 
 def _bitmask(blocks: NDArray[np.bool_]) -> Part:
@@ -168,7 +168,7 @@ def _integers(weight: Weight, stored: NDArray[np.bool_]) -> Part:
     if low >= -128 and high <= 127:
         return Part(tables={"values": codes.astype(np.int8)}, fields={"codes": "k_codes_bytes", **grouped})
     raw = v.codes.reshape(stored.shape)[stored]
-    tables = {"values": raw.astype(np.int8), "raw_zero": _per_row(weight, v.zero_point).astype(np.int16)}
+    tables: dict[str, Array] = {"values": raw.astype(np.int8), "raw_zero": _per_row(weight, v.zero_point).astype(np.int16)}
     return Part(tables=tables, fields={"codes": "k_codes_bytes", **grouped})
 
 
