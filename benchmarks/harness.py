@@ -1,0 +1,86 @@
+"""What every benchmark shares: its rows, its command line, its JSON and its table.
+
+``python -m benchmarks.NAME [--quick] --json FILE`` writes ``{"machine", "versions", "command", "rows": […]}``. ``case`` starts with the number
+of the line it answers; ``goal`` is the figure that was asked for and is never changed; a missed goal stays ``"ok": false``.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from karui.run.machine import machine, versions
+from karui.run.measure import require_quiet
+from karui.workspace import atomic_write
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure. ``ok`` None: there is no goal, or the row was skipped (then ``figure`` says why)."""
+
+    case: str
+    figure: str
+    value: float | str | None
+    unit: str = ""
+    peer: str | None = None
+    seeds: int = 1
+    spread: float | None = None
+    goal: str | None = None
+    ok: bool | None = None
+
+
+def at_most(case: str, figure: str, value: float, limit: float, unit: str = "", **more: object) -> Row:
+    """A row whose goal is ``value ≤ limit``."""
+    return Row(case=case, figure=figure, value=value, unit=unit, goal=f"≤ {limit:g}", ok=value <= limit, **more)  # type: ignore[arg-type]
+
+
+def at_least(case: str, figure: str, value: float, limit: float, unit: str = "", **more: object) -> Row:
+    """A row whose goal is ``value ≥ limit``."""
+    return Row(case=case, figure=figure, value=value, unit=unit, goal=f"≥ {limit:g}", ok=value >= limit, **more)  # type: ignore[arg-type]
+
+
+def skipped(case: str, reason: str) -> Row:
+    """A row that could not be measured here."""
+    return Row(case=case, figure=f"skipped: {reason}", value=None)
+
+
+def main(name: str, measure: Callable[[bool], Iterable[Row]], *, timings: bool) -> None:
+    """Run a benchmark from the command line. timings: refuse a busy machine."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
+    parser.add_argument("--quick", action="store_true", help="measure the committed networks again, in under a minute")
+    parser.add_argument("--json", type=Path, default=None, help="where to write the rows")
+    arguments = parser.parse_args()
+    if timings:
+        require_quiet()
+    rows = []
+    for row in measure(arguments.quick):
+        print(line(row), flush=True)
+        rows.append(row)
+    command = " ".join(["python", "-m", f"benchmarks.{name}", *(["--quick"] if arguments.quick else [])])
+    found = {"machine": machine(), "versions": versions(), "command": command, "rows": [asdict(row) for row in rows]}
+    if arguments.json:
+        atomic_write(arguments.json, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        if arguments.json.parent.resolve() == RESULTS:
+            atomic_write(arguments.json.with_suffix(".md"), table(found["machine"], command, rows))
+    sys.exit(1 if any(row.ok is False for row in rows) else 0)
+
+
+def line(row: Row) -> str:
+    """A row for the terminal."""
+    value = f"{row.value:.6g}" if isinstance(row.value, int | float) else str(row.value or "")
+    verdict = {True: "ok", False: "MISSED", None: ""}[row.ok]
+    return f"{row.case:<34} {row.figure:<46} {value:>12} {row.unit:<6} {row.goal or '':<10} {verdict}"
+
+
+def table(where: dict[str, str], command: str, rows: Iterable[Row]) -> str:
+    """The rows as a Markdown page."""
+    lines = [f"`{command}` on {where['cpu']}, {where['cores']} cores", "", "| case | figure | value | unit | peer | seeds | goal | ok |", "|" + "---|" * 8]
+    for r in rows:
+        value = f"{r.value:.6g}" if isinstance(r.value, int | float) else str(r.value or "")
+        verdict = {True: "yes", False: "**no**", None: ""}[r.ok]
+        lines.append(f"| {r.case} | {r.figure} | {value} | {r.unit} | {r.peer or ''} | {r.seeds} | {r.goal or ''} | {verdict} |")
+    return "\n".join(lines) + "\n"
