@@ -146,7 +146,7 @@ def test_round_trip(made: Recipe) -> None:
     "written, said",
     [
         ("network = 3", r"r\.toml: network: expected text, got 3$"),
-        ("network = ", r"r\.toml: not TOML: .*line 1"),
+        ("network = \nseed = 1", r"r\.toml: not TOML: .*line 1"),
         ("nework = 'x'", r"r\.toml: nework: a recipe has no such setting; did you mean 'network'\?"),
         ("seed = 0.5", r"r\.toml: seed: expected a whole number, got 0\.5"),
         ("seed = true", r"seed: expected a whole number, got True"),
@@ -203,7 +203,7 @@ def test_what_toml_can_t_hold() -> None:
     made = Recipe(phases=(Phase(techniques=(Prune(importance=magnitude),)),))
     with pytest.raises(RecipeError, match=r"phases\[0\]\.techniques\[0\]\.importance: the function 'magnitude' has no form in TOML"):
         dump(made)
-    with pytest.raises(RecipeError, match="wouldn't read back equal"):
+    with pytest.raises(RecipeError, match=r"phases\[0\]\.training\.batch_size: expected a whole number, got 2\.0"):
         dump(replace(made, phases=(Phase(training=Training(batch_size=2.0)),)))  # type: ignore[arg-type]
 
 
@@ -257,8 +257,6 @@ def test_a_technique_of_one_s_own(folder: Path) -> None:
     assert own == kind(amount=2.0, table={"conv1": 0.5}, pair=(3, 4.0))
     assert sys.path == path
     assert parse(dump(found), folder=folder) == found
-    (folder / "r.toml").write_text('[[techniques]]\ntechnique = "karui_test_own"\namount = 2')
-    assert load(folder / "r.toml").phases[0].techniques == (kind(amount=2.0),)
     for wrong, said in (
         ("", "Own.*amount"),
         ("amount = 1\ntable = {a = 'x'}", "table: expected a table of a number"),
