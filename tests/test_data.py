@@ -137,6 +137,7 @@ def test_a_target_that_is_not_finite_is_named() -> None:
     [
         (np.zeros((3, 1)), np.zeros(4), ["[3, 4]"]),
         (np.zeros((0, 1)), np.zeros(0), ["no samples"]),
+        (np.float32(1), np.zeros(1), ["batch dimension"]),
         (np.zeros((3, 1)), np.int64(1), ["batch dimension"]),
         (np.array(["a", "b"]), np.zeros(2), ["tensor"]),
         (np.zeros((3, 2, 4, 4), np.uint8), np.zeros(3), ["2 channels", "3"]),
