@@ -1,0 +1,1 @@
+"""The contract suites: a technique or target that was written outside can prove itself."""

@@ -113,13 +113,14 @@ class Quantizing(Attached):
         return False
 
     def _recalibrate(self) -> None:
-        forms = [edit.form_of(node) for node in self.network.module.graph.nodes if node.target is FAKE_QUANTIZE]
-        points = {form.node.args[0]: form for form in forms if form.state.get("scale") in self.activations}
-        ranges = self.settings.observe(self.network, list(points), self.context)
-        for node, form in points.items():
+        twin = self.network.copy()  # switching the network itself to evaluation would make a compiled one compile again
+        forms = [edit.form_of(node) for node in twin.module.graph.nodes if node.target is FAKE_QUANTIZE]
+        points = {form.node.all_input_nodes[0]: form.state for form in forms if form.state.get("scale") in self.activations}
+        ranges = self.settings.observe(twin, list(points), self.context)
+        for node, state in points.items():
             scale, zero_point = affine(ranges[node.name].low, ranges[node.name].high)
-            self.network.get(form.state["scale"]).copy_(scale)
-            self.network.get(form.state["zero_point"]).copy_(zero_point)
+            self.network.get(state["scale"]).copy_(scale)
+            self.network.get(state["zero_point"]).copy_(zero_point)
 
     def finish(self) -> dict[str, Any]:
         """Fit the scales to the last step's weights; tells how many values are quantized, and which layers stay float."""

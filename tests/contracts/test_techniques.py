@@ -1,0 +1,85 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+from karui.compress.discover import techniques
+from karui.compress.technique import Attached, Context, Stage, Technique
+from karui.graph.network import Network
+from karui.testing.techniques import check_technique
+
+SETTINGS = {
+    "prune.weights": [{"sparsity": 0.5}, {"sparsity": 0.5, "schedule": "iterative", "scope": "layer", "exclude": ("conv1",)}],
+    "prune.channels": [{"pruning_ratio": 0.25}],
+    "quantize.int8": [{}, {"learn_scales": True, "observer": "percentile"}, {"exclude": ("fc2",)}],
+}
+
+
+@pytest.mark.parametrize("name", techniques())
+def test_every_technique_keeps_the_contract(name: str) -> None:
+    for settings in SETTINGS.get(name, [{}]):
+        check_technique(techniques()[name], **settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Technique):
+    """Breaks one promise, by its name."""
+
+    stage: ClassVar[Stage] = "weights"
+    how: str = ""
+
+    def attach(self, network: Network, context: Context) -> Attached:
+        if self.how == "teacher":
+            context.teacher.get("fc1.weight").detach().mul_(2)
+        if self.how == "random":
+            network.get("fc1.weight").detach().add_(torch.rand(1, generator=torch.Generator().manual_seed(torch.seed() % 1000)))
+        if self.how == "explode":
+            network.get("fc1.bias").detach().fill_(float("nan"))
+        return Liar(network) if self.how == "liar" else Attached()
+
+
+class Liar(Attached):
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def step(self, progress: float) -> bool:
+        self.network.set("fc2.bias", self.network.get("fc2.bias").detach().clone())
+        return False
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("teacher", "changes the teacher"),
+        ("random", "another network the second time"),
+        ("liar", "parameters were replaced"),
+        ("explode", "the loss is nan"),
+    ],
+)
+def test_the_suite_catches(how: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("karui.testing.techniques.check_recipe", lambda technique: None)  # a test's class has no import path
+    with pytest.raises(Exception, match=message):
+        check_technique(Broken, how=how)
+
+
+def test_the_suite_catches_a_wrong_form() -> None:
+    class Plain(Technique):
+        """Has no fields, though it looks so."""
+
+        stage: ClassVar[Stage] = "weights"
+        amount: int = 3
+
+        def attach(self, network: Network, context: Context) -> Attached:
+            return Attached()
+
+    @dataclass(frozen=True)
+    class Positional(Plain):
+        """Takes its settings by place."""
+
+        other: int = 4
+
+    with pytest.raises(AssertionError, match="Plain is not a dataclass"):
+        check_technique(Plain)
+    with pytest.raises(AssertionError, match="Positional has positional fields"):
+        check_technique(Positional)
