@@ -144,21 +144,21 @@ int main(void)
 
 def makefile(name: str, *, needs_libm: bool, program: str = "example") -> str:
     """Makefile: ``make`` builds the program, ``make CC=…`` with another compiler."""
-    libm = " -lm" if needs_libm else ""
+    libm, binary = " -lm" if needs_libm else "", name if program == "main" else program
     return f"""\
-# make            builds ./{program if program != "main" else "model"}
+# make            builds ./{binary}
 # make CC=…       with another compiler, for another machine
 CFLAGS ?= -O3
 WARN = -std=c99 -Wall -Wextra -Werror -pedantic
 
-{"model" if program == "main" else program}: {program}.o {name}.o
+{binary}: {program}.o {name}.o
 \t$(CC) $(CFLAGS) $(LDFLAGS) -o $@ {program}.o {name}.o{libm}
 
 {program}.o {name}.o: %.o: %.c {name}.h
 \t$(CC) $(WARN) $(CFLAGS) -c -o $@ $<
 
 clean:
-\trm -f {"model" if program == "main" else program} {program}.o {name}.o
+\trm -f {binary} {program}.o {name}.o
 
 .PHONY: clean
 """

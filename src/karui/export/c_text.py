@@ -13,8 +13,8 @@ from karui.program.program import Array
 LINE = 120
 KEYWORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long register restrict return "
-    "short signed sizeof static struct switch typedef union unsigned void volatile while bool catch class delete export friend main "
-    "mutable namespace new operator private protected public template this throw true false try typename using virtual".split()
+    "short signed sizeof static struct switch typedef union unsigned void volatile while example bool catch class delete export friend "
+    "main mutable namespace new operator private protected public template this throw true false try typename using virtual".split()
 )
 C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t", "int64": "int64_t"}
 C_TYPES |= {"uint32": "uint32_t", "float32": "float"}
@@ -23,7 +23,9 @@ C_TYPES |= {"uint32": "uint32_t", "float32": "float"}
 def checked_name(name: str) -> str:
     """A model's name, which becomes the prefix of its symbols; raises RecipeError where C could not take it."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,40}", name) or name.lower() in KEYWORDS:
-        raise RecipeError(f"name '{name}' can't be the prefix of C symbols; use letters, digits and _, a letter first, at most 41 in all")
+        raise RecipeError(
+            f"name '{name}' can't be the prefix of C symbols and file names; use letters, digits and _, a letter first, at most 41 in all"
+        )
     return name
 
 

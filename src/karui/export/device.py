@@ -1,0 +1,215 @@
+"""Target ``device``: the folder that is copied to a board. ``make`` there, then ``./model picture.ppm`` or ``./model window.csv``.
+
+It holds the model in C and a program around it that reads pictures (binary PGM and PPM, of any size) where the network takes pixels, and
+texts of numbers elsewhere; it prints the label, its score and the milliseconds. It needs a C compiler and nothing else.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+from karui.export import c_files, c_text
+from karui.export.artifact import Artifact
+from karui.export.c import model, write_files
+from karui.program.program import Input, Program, Tensor
+
+HEAD = """\
+/* {title}: {usage}
+ * Prints the label, its score and the milliseconds that the network took. With --all: every output instead. */
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "{name}.h"
+
+"""
+MAIN = """\
+/* int32_t gives the arena its alignment */
+static int32_t arena[({upper}_ARENA_BYTES + 3) / 4];
+{buffers}
+static int run(void)
+{{
+{reset}    return {name}_run({arguments}, arena);
+}}
+
+/* Mean milliseconds of a run, over a twentieth of a second. */
+static double milliseconds(void)
+{{
+    const clock_t start = clock();
+    long runs = 0;
+    do {{
+        run();
+        runs++;
+    }} while (clock() - start < CLOCKS_PER_SEC / 20);
+    return 1e3 * (double)(clock() - start) / CLOCKS_PER_SEC / (double)runs;
+}}
+
+/* One sample: `files` holds one name for each input. */
+static int sample(char **files, int all)
+{{
+    static float values[{upper}_{out}_COUNT];
+    long i;
+{reads}    if (run())
+        return complain(files[0], "the network refuses this input");
+    for (i = 0; i < {upper}_{out}_COUNT; i++)
+        values[i] = {value};
+{answer}    return 0;
+}}
+
+int main(int argc, char **argv)
+{{
+    int all = argc > 1 && strcmp(argv[1], "--all") == 0, i;
+    if (argc < 2 + all || (argc - 1 - all) % {upper}_INPUTS != 0)
+        return complain("usage", "{usage}");
+    for (i = 1 + all; i < argc; i += {upper}_INPUTS)
+        if (sample(argv + i, all))
+            return 1;
+    return 0;
+}}
+"""
+CLASSES = """\
+    if (!all) {{
+        const long best = greatest(values, {upper}_{out}_COUNT);
+        printf("{label}\\t%.4f\\t%.3f ms\\n", {best}, (double){score}, milliseconds());
+        return 0;
+    }}
+"""
+NUMBERS = """\
+    if (!all)
+        printf("%.3f ms\\n", milliseconds());
+"""
+EACH = """\
+    for (i = 0; i < {upper}_{out}_COUNT; i++)
+        printf("%ld\\t%.7g\\n", i, (double)values[i]);
+"""
+
+
+def write(program: Program, folder: Path, *, name: str = "model") -> Artifact:
+    """Write the folder's files, each whole or not at all.
+
+    Raises:
+        UnsupportedOp, RecipeError: as target ``c``.
+    """
+    built = model(program, name=name)
+    texts = {
+        f"{name}.h": built.header,
+        f"{name}.c": built.source,
+        "main.c": main(program, name),
+        "Makefile": c_files.makefile(name, needs_libm=True, program="main"),
+        "README.md": readme(program, name),
+    }
+    return write_files(program, Path(folder), texts, target="device", main=f"{name}.c", built=built)
+
+
+def takes_picture(entry: Input, tensor: Tensor) -> bool:
+    """Pixels of one or three colours, which a picture file can give."""
+    return entry.pixels is not None and tensor.dtype == "uint8" and tensor.layout == "nhwc" and tensor.shape[2] in (1, 3)
+
+
+def main(program: Program, name: str) -> str:
+    """main.c."""
+    pictures = [takes_picture(entry, program.tensor(entry.tensor)) for entry in program.inputs]
+    words = dict(name=name, upper=name.upper(), title=c_text.comment(program.name), usage=usage(program, name))
+    out_name = c_files.parameters(program.outputs, "output")[0]
+    words |= dict(out=out_name.upper(), value=real(program, name, out_name, "i"))
+    words |= dict(buffers=_buffers(program, name), reads=_reads(program, name), answer=_answer(program, words))
+    words["arguments"] = ", ".join([*c_files.parameters(program.inputs, "input"), *c_files.parameters(program.outputs, "output")])
+    words["reset"] = f"    {name}_reset(arena);\n" if program.states else ""
+    parts = ["start"] + ["picture"] * any(pictures) + ["numbers"] * (not all(pictures)) + ["answer"] * _classifies(program)
+    bodies = [(files("karui.export") / "device_runtime" / f"{part}.c").read_text(encoding="utf-8") + "\n" for part in parts]
+    return HEAD.format(**words) + "".join(bodies) + MAIN.format(**words)
+
+
+def usage(program: Program, name: str) -> str:
+    """How the program is called."""
+    pictures = [takes_picture(entry, program.tensor(entry.tensor)) for entry in program.inputs]
+    return " ".join([f"./{name}", *("picture.ppm" if p else "window.csv" for p in pictures)])
+
+
+def real(program: Program, name: str, out: str, index: str) -> str:
+    """The number that an element of the first output stands for."""
+    tensor = program.tensor(program.outputs[0].tensor)
+    if tensor.quant is None:
+        return f"(float){out}[{index}]"
+    prefix = f"{name.upper()}_{out.upper()}"
+    return f"{prefix}_SCALE * (float)({out}[{index}] - {prefix}_ZERO_POINT)"
+
+
+def _classifies(program: Program) -> bool:
+    tensor = program.tensor(program.outputs[0].tensor)
+    return len(tensor.shape) == 1 and tensor.count > 1
+
+
+def _answer(program: Program, words: dict[str, str]) -> str:
+    tensor, labels = program.tensor(program.outputs[0].tensor), program.outputs[0].labels
+    if not _classifies(program):
+        return NUMBERS + EACH.format(**words)
+    made_by = next((op.kind for op in program.ops if tensor.name in op.outputs), "")
+    known = len(labels) == tensor.count and c_files.labels(program) == labels
+    words["label"], words["best"] = ("%s", f"{words['name']}_labels[best]") if known else ("class %ld", "best")
+    words["score"] = "values[best]" if made_by == "softmax" else f"share(values, {words['upper']}_{words['out']}_COUNT, best)"
+    return CLASSES.format(**words) + EACH.format(**words)
+
+
+def _buffers(program: Program, name: str) -> str:
+    ends = [
+        *zip([e.tensor for e in program.inputs], c_files.parameters(program.inputs, "input"), strict=True),
+        *zip([e.tensor for e in program.outputs], c_files.parameters(program.outputs, "output"), strict=True),
+    ]
+    return "".join(f"static {c_text.C_TYPES[program.tensor(t).dtype]} {text}[{name.upper()}_{text.upper()}_COUNT];\n" for t, text in ends)
+
+
+def _reads(program: Program, name: str) -> str:
+    lines = []
+    for i, (entry, text) in enumerate(zip(program.inputs, c_files.parameters(program.inputs, "input"), strict=True)):
+        tensor, prefix = program.tensor(entry.tensor), f"{name.upper()}_{text.upper()}"
+        if takes_picture(entry, tensor):
+            h, w, channels = tensor.shape
+            lines.append(f"    if (read_picture(files[{i}], {text}, {w}, {h}, {channels}))\n        return 1;\n")
+        elif tensor.dtype == "float32":
+            lines.append(f"    if (read_numbers(files[{i}], {text}, {prefix}_COUNT))\n        return 1;\n")
+        else:
+            lines.append(_rounded(tensor, text, prefix, i))
+    return "".join(lines)
+
+
+def _rounded(tensor: Tensor, text: str, prefix: str, i: int) -> str:
+    """Numbers for an input of integers: reals become codes where there is a scale, whole numbers stay."""
+    low, high = {"int8": (-128, 127), "uint8": (0, 255)}.get(tensor.dtype, (-2147483647, 2147483647))
+    code = f"rint((double)numbers[i] / {prefix}_SCALE) + {prefix}_ZERO_POINT" if tensor.quant else "rint((double)numbers[i])"
+    return f"""\
+    {{
+        static float numbers[{prefix}_COUNT];
+        if (read_numbers(files[{i}], numbers, {prefix}_COUNT))
+            return 1;
+        for (i = 0; i < {prefix}_COUNT; i++) {{
+            const double code = {code};
+            {text}[i] = ({c_text.C_TYPES[tensor.dtype]})(code < {low} ? {low} : code > {high} ? {high} : code);
+        }}
+    }}
+"""
+
+
+def readme(program: Program, name: str) -> str:
+    """README.md of the folder."""
+    lines = [f"# {c_text.comment(program.name)} on a device\n", "```sh", "make", usage(program, name), "```\n"]
+    lines.append("`make` needs a C compiler (any of C99) and nothing else; `make CC=…` takes another one. The program prints")
+    lines.append(
+        "the label, its score (0 … 1) and the milliseconds that the network took; `--all` prints every output."
+        if _classifies(program)
+        else "its outputs."
+    )
+    for entry in program.inputs:
+        tensor = program.tensor(entry.tensor)
+        shape = " × ".join(map(str, tensor.shape))
+        if takes_picture(entry, tensor):
+            lines.append(f"\n`{c_text.comment(entry.name)}`: a binary PGM or PPM picture (P5, P6) of any size; it is brought to {shape}")
+            lines.append("(height × width × channels), and colours become grey or grey colours where the network wants that. The")
+            lines.append("normalisation is inside the model.")
+        else:
+            lines.append(f"\n`{c_text.comment(entry.name)}`: a text of {tensor.count} numbers ({shape}; the last axis is the fastest),")
+            lines.append("between commas, blanks or line ends.")
+    lines.append(f"\n`{name}.h` and `{name}.c` alone are the model; `{name}.h` says how to call it from a program of your own.\n")
+    return "\n".join(lines)
