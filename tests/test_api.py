@@ -1,0 +1,136 @@
+"""The whole flow on a small network: a budget in; a program, files that run, and the proof out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import karui
+from karui import api
+from karui.errors import BudgetError, DataError, RecipeError, RunError
+from karui.export.targets import targets
+from karui.program import codec, interpreter
+from karui.report import record
+from karui.run import host
+from karui.search.judge import feeds
+from karui.search.ladder import ladder
+from tests import flow
+
+QUICK = karui.Training(steps=40, optimizer="adamw", lr=1e-3)
+RECIPE = [
+    karui.Phase(techniques=(karui.Prune(sparsity=0.6), karui.Distill()), training=QUICK),
+    karui.Phase(techniques=(karui.Quantize(), karui.Distill()), training=QUICK),
+]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> api.Result:
+    return api.compress(flow.network(), flow.data(), karui.Budget(drop=5), RECIPE, out=tmp_path_factory.mktemp("flow") / "run", name="small")
+
+
+def test_the_flow_leaves_a_network_a_program_files_and_a_report(result: api.Result) -> None:
+    for name in ("network.pt2", "program.karui", "report.html", "report.json", "export/c/model.c", "export/onnx/model.onnx"):
+        assert (result.folder / name).stat().st_size > 0, name
+    assert (result.folder / "export" / "device" / "Makefile").exists()
+    found = result.record
+    assert found.winner == "recipe" and found.verdict.ok
+    assert found.final.bytes["c"] < found.baseline.bytes["c"] / 2
+    assert found.final.bytes["karui"] == (result.folder / "program.karui").stat().st_size
+    assert found.final.n == len(flow.data().test)
+    assert found.final.low <= found.final.accuracy <= found.final.high  # type: ignore[operator]
+    assert record.read(result.folder) == found
+    conv = next(layer for layer in found.layers if layer.name == "fc1")
+    assert conv.bits == 8 and 0.4 < conv.sparsity < 0.9
+
+
+def test_c_answers_as_the_interpreter_does_on_real_pictures(result: api.Result) -> None:
+    batch = next(iter(flow.data().test.batches(200)))
+    inputs = feeds(result.program, batch)
+    got = host.build(result.folder / "export" / "c").run(inputs)[0]
+    assert np.array_equal(got, interpreter.run(result.program, inputs)[0])
+
+
+def test_the_program_file_and_the_network_file_are_the_winner(result: api.Result) -> None:
+    program = codec.load(result.folder / "program.karui")
+    assert codec.encode(program) == codec.encode(result.program)
+    network = karui.Network.load(result.folder / "network.pt2").eval()
+    batch = next(iter(flow.data().test.batches(100)))
+    with torch.no_grad():
+        ours = network(*batch.inputs)[0].argmax(1).numpy()
+    theirs = interpreter.run(program, feeds(program, batch))[0].argmax(1)
+    assert (ours == theirs).mean() >= 0.98
+
+
+def test_the_same_call_goes_on_and_another_is_refused(result: api.Result) -> None:
+    before = (result.folder / "program.karui").read_bytes()
+    again = api.compress(flow.network(), flow.data(), karui.Budget(drop=5), RECIPE, out=result.folder, name="small")
+    assert codec.encode(again.program) == before
+    with pytest.raises(RunError, match="other settings"):
+        api.compress(flow.network(), flow.data(), karui.Budget(drop=4), RECIPE, out=result.folder, name="small")
+
+
+def test_techniques_in_any_order_give_the_same_program(tmp_path: Path) -> None:
+    techniques = [karui.Quantize(samples=64), karui.PruneChannels(pruning_ratio=0.25), karui.Prune(sparsity=0.5)]
+    files = []
+    for i, order in enumerate((techniques, techniques[::-1])):
+        found = api.compress(flow.network(), flow.data(), karui.Budget(drop=100), order, out=tmp_path / str(i), name="small", effort=0.01)
+        files.append((found.folder / "program.karui").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_export_bench_and_report_work_on_a_finished_run(result: api.Result, tmp_path: Path) -> None:
+    written = api.export(result.folder, ["c"], tmp_path / "out")
+    assert written["c"].main.exists()
+    with pytest.raises(RecipeError, match="target 'tpu' is unknown"):
+        api.export(result.folder, ["tpu"], tmp_path / "out")
+    rows = api.bench(result.folder)
+    assert {(r.runner, r.form) for r in rows} == {(a, b) for a in ("c", "onnxruntime") for b in ("float", "compressed")}
+    assert all(r.median_ms and r.bytes for r in rows)
+    assert api.report(result.folder).read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_targets_are_found_by_their_files() -> None:
+    assert {"c", "device", "onnx"} <= set(targets())
+
+
+def test_an_impossible_budget_says_which_limit_and_what_came_nearest(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=r"bytes ≤ 100: the nearest is recipe with [\d,]+"):
+        api.compress(flow.network(), flow.data(), karui.Budget(bytes=100), RECIPE, out=tmp_path / "run", name="small")
+    found = record.read(tmp_path / "run")
+    assert found.winner is None and not found.verdict.ok
+    assert "not trained" in found.candidates[0].reason
+
+
+def test_data_with_a_nan_is_named(tmp_path: Path) -> None:
+    inputs = torch.randn(20, 1, 28, 28)
+    inputs[3, 0, 0, 0] = float("nan")
+    part = (inputs, torch.zeros(20, dtype=torch.int64))
+    with pytest.raises(DataError, match="not finite|NaN"):
+        api.compress(flow.network(), karui.Data.of(train=part, validation=part, test=part), out=tmp_path / "run")
+
+
+def test_a_mixture_of_phases_and_techniques_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="not a mixture"):
+        api.compress(flow.network(), flow.data(), recipe=[RECIPE[0], karui.Quantize()], out=tmp_path / "run")  # type: ignore[list-item]
+
+
+def test_three_budgets_give_three_winners(tmp_path: Path) -> None:
+    """What loses nothing, what is smallest, what needs the least memory: each budget has its own best."""
+    budgets = {
+        "exact": karui.Budget(drop=0.4),
+        "small": karui.Budget(drop=12),
+        "memory": karui.Budget(drop=12, peak_ram=1_900),
+    }
+    winners = {}
+    for name, budget in budgets.items():
+        found = api.compress(flow.network(), flow.data(), budget, out=tmp_path / name, name="small", effort=0.1)
+        winners[name] = found.record.winner
+    assert len(set(winners.values())) == 3, winners
+
+
+def test_the_ladder_gets_harder_within_a_family() -> None:
+    rungs = ladder(flow.data())
+    assert [r.name for r in rungs if r.family == "sparse"] == ["sparse-80-int8", "sparse-90-int8", "sparse-95-int8"]
+    assert json.dumps([r.why for r in rungs])
