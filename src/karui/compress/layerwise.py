@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from karui.compress.select import parameter_of
 from karui.data import Batch
 from karui.errors import DataError
-from karui.graph.carry import argument
+from karui.graph.carry import argument, parameter_of
 from karui.graph.network import Network
 
 LAYERS = {"aten.linear.default", "aten.conv1d.default", "aten.conv1d.padding", "aten.conv2d.default", "aten.conv2d.padding"}

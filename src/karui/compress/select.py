@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from torch import fx
 
 from karui.errors import RecipeError
-from karui.graph.forms import is_form
+from karui.graph.carry import parameter_of
 from karui.graph.network import Network
 from karui.graph.placement import CONVOLUTIONS, LINEARS
 
@@ -29,13 +29,6 @@ def chosen(name: str, include: Patterns, exclude: Patterns) -> bool:
         return any(fnmatchcase(each, pattern) for each in names for pattern in given)
 
     return hit(include) and not hit(exclude)
-
-
-def parameter_of(node: object) -> str | None:
-    """The parameter or buffer that a node stands for, seen through its forms; None for a computed value."""
-    while isinstance(node, fx.Node) and node.op == "call_function" and is_form(node):
-        node = node.args[0]
-    return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
 
 
 def weights(network: Network, include: Patterns, exclude: Patterns) -> dict[str, list[fx.Node]]:

@@ -31,7 +31,7 @@ class Tracer:
         for node in self.network.module.graph.nodes:
             if node.op == "output":
                 self.fix(node.all_input_nodes, "it is an output of the network")
-            elif node.op == "call_function" and self.parameter(node) is None:
+            elif node.op == "call_function" and parameter_of(node) is None:
                 self.values[node] = rule_of(node)(self, node)
         return self.spaces.result()
 
@@ -43,23 +43,17 @@ class Tracer:
         """Where a node's value carries channels."""
         return self.values.get(node) if isinstance(node, fx.Node) else None
 
-    def parameter(self, node: Any) -> str | None:
-        """The parameter or buffer that a node stands for, seen through its forms."""
-        while isinstance(node, fx.Node) and node.op == "call_function" and is_form(node) and isinstance(node.args[0], fx.Node):
-            node = node.args[0]
-        return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
-
     def fix(self, nodes: list[fx.Node], reason: str) -> None:
         """Whatever channels these values carry must stay, and whatever parameters they are can't change."""
         for node in nodes:
             if (along := self.value(node)) is not None:
                 self.spaces.fix(along.runs, reason)
-            if (name := self.parameter(node)) is not None:
+            if (name := parameter_of(node)) is not None:
                 self.spaces.pin(name, None, reason)
 
     def claim(self, node: Any, axis: int, runs: Runs | None, at: fx.Node) -> None:
         """This axis of the parameter behind ``node`` is made of ``runs``; None: of channels that stay."""
-        name = self.parameter(node)
+        name = parameter_of(node)
         if node is None:
             return
         if name is None:  # a weight that is computed: nothing to cut
@@ -68,6 +62,13 @@ class Tracer:
             self.spaces.pin(name, axis, f"'{self.where(at)}' shares its weight with channels that stay")
         else:
             self.spaces.claim(name, axis, runs, self.where(at))
+
+
+def parameter_of(node: object) -> str | None:
+    """The parameter or buffer that a node stands for, seen through its forms; None for a computed value."""
+    while isinstance(node, fx.Node) and node.op == "call_function" and is_form(node):
+        node = node.args[0]
+    return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
 
 
 def argument(node: fx.Node, name: str) -> Any:
@@ -117,7 +118,7 @@ def linear(t: Tracer, node: fx.Node) -> Along | None:
     """Takes the last axis to a new group. Channels along another axis pass by."""
     x, last = t.value(node.args[0]), len(t.shapes[node]) - 1
     if x is not None and x.axis != last:
-        t.fix([n for n in node.all_input_nodes if t.parameter(n) is not None], f"'{t.where(node)}' mixes positions, not channels")
+        t.fix([n for n in node.all_input_nodes if parameter_of(n) is not None], f"'{t.where(node)}' mixes positions, not channels")
         return x
     return Along(axis=last, runs=produce(t, node, None if x is None else x.runs, out_axis=0))
 
@@ -145,7 +146,7 @@ def produce(t: Tracer, node: fx.Node, inputs: Runs | None, *, out_axis: int) -> 
     weight = node.args[1]
     shape = t.shapes[weight]  # type: ignore[index]
     runs = t.spaces.open(shape[out_axis])
-    name = t.parameter(weight)
+    name = parameter_of(weight)
     if name is not None:
         t.spaces.producers[runs[0].group] = [(name, out_axis)]
     t.claim(weight, 1 - out_axis, inputs, node)
@@ -203,7 +204,7 @@ def binary(t: Tracer, node: fx.Node) -> Along | None:
             t.spaces.join(runs, along.runs, t.where(node))
         elif along is not None:  # a mask over positions, an outer sum: its own channels lie elsewhere
             t.spaces.fix(along.runs + (runs if not spread or place(other) != axis else ()), f"'{t.where(node)}' broadcasts its channels")
-        elif not spread and t.parameter(other) is not None:
+        elif not spread and parameter_of(other) is not None:
             t.claim(other, at, runs, node)
         elif not spread:
             t.spaces.fix(runs, f"'{t.where(node)}' joins them with values whose channels stay")
@@ -222,7 +223,7 @@ def concat(t: Tracer, node: fx.Node) -> Along | None:
         for part in parts:
             along = t.value(part)
             runs += along.runs if along is not None else t.spaces.open(t.shapes[part][axis], "it isn't made by a layer that can shrink")
-        t.fix([p for p in parts if t.parameter(p) is not None], f"'{t.where(node)}' concatenates it")
+        t.fix([p for p in parts if parameter_of(p) is not None], f"'{t.where(node)}' concatenates it")
         return Along(axis=axis, runs=runs)
     if len(known) < len(parts) or len({k.axis for k in known}) > 1:
         return unknown(t, node)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from karui.errors import RecipeError
 from karui.graph import edit
-from karui.graph.carry import Tracer, argument
+from karui.graph.carry import Tracer, argument, parameter_of
 from karui.graph.network import Network
 from karui.graph.spaces import Coupling
 
@@ -55,11 +55,10 @@ def remove_channels(network: Network, found: Coupling, keep: Mapping[int, Tensor
 
 def _multipliers(network: Network) -> dict[str, tuple[str, int]]:
     """Each grouped convolution's weight, and its output channels per group, which cutting doesn't change."""
-    tracer = Tracer(network, {})
     found = {}
     for node in network.module.graph.nodes:
         if node.op == "call_function" and "aten.conv" in str(node.target) and argument(node, "groups") > 1:
-            name = tracer.parameter(node.args[1])
+            name = parameter_of(node.args[1])
             if name is not None and "transpose" not in str(node.target):
                 found[node.name] = (name, network.get(name).shape[0] // argument(node, "groups"))
     return found

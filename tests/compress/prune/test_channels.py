@@ -10,6 +10,7 @@ from karui.graph.doors.torch import capture
 from karui.zoo.lenet import lenet5
 from karui.zoo.resnet import resnet8
 from tests.compress.tiny import context, data, small, train
+from tests.lower.networks import NETWORKS, made
 
 
 def test_half_of_every_group_goes() -> None:
@@ -70,6 +71,16 @@ def test_trains_on_and_other_techniques_follow() -> None:
     assert network.get("conv2.weight_mask").shape == (4, 4, 1, 1)
     assert network.get("conv2.weight_scale").shape == (4,)
     train(network, attached, on, steps=5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_odd_networks_shrink_or_stay_and_still_run(name: str) -> None:
+    module, example = made(name)
+    network = capture(module, example).eval()
+    before = [y.shape for y in network(*example)]
+    free = bool(PruneChannels().attach(network, context(network)).finish()["groups"])
+    assert free != (name in ("gru", "lstm", "shared"))
+    assert [y.shape for y in network(*example)] == before
 
 
 @pytest.mark.parametrize(

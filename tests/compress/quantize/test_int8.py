@@ -189,6 +189,26 @@ def test_convolutions_of_every_kind() -> None:
     assert (network(x)[0] - before).abs().max() < 0.1 * before.abs().max()
 
 
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.norm, self.fc2 = nn.Linear(64, 8), nn.LayerNorm(8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc2(F.relu(self.norm(self.fc1(x.flatten(1)))).flatten(1))
+
+
+def test_what_a_float_op_hands_to_a_quantized_layer_is_quantized() -> None:
+    network = capture(Normed(), torch.randn(2, 1, 8, 8)).eval()
+    for bits in (8, 6):
+        facts = Quantize(bits=bits).attach(network, context(network)).finish()
+        assert facts == {"weights": 2, "activations": 4, "float": []}
+        activations = [n for n in quantizers(network) if n.args[5] is None]
+        assert [str(n.args[0].target) for n in activations] == ["x", "aten.linear.default", "aten.relu.default", "aten.linear.default"]
+    only = capture(Normed(), torch.randn(2, 1, 8, 8)).eval()
+    assert Quantize(exclude=("fc2",)).attach(only, context(only)).finish()["activations"] == 2
+
+
 @pytest.mark.parametrize("observer", ["minmax", "moving_average", "percentile"])
 def test_observers(observer: str) -> None:
     network, on = small(), data()

@@ -10,11 +10,12 @@ from torch import Tensor, fx, nn
 
 from karui.analyse import observe
 from karui.analyse.observe import Observer
-from karui.compress.select import parameter_of, patterns, weights
+from karui.compress.select import patterns, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.data import Batch, Part
 from karui.errors import RecipeError
 from karui.graph import edit, placement
+from karui.graph.carry import parameter_of
 from karui.graph.network import Network
 
 FAKE_QUANTIZE = torch.ops.karui.fake_quantize.default
@@ -198,10 +199,31 @@ def channel_axis(nodes: list[fx.Node]) -> int | None:
 
 
 def needed_points(network: Network) -> list[fx.Node]:
-    """The activation points that an integer op makes or reads; values between float layers stay float."""
+    """The activation points that an integer op makes or reads, and what float ops (a layer-norm, a GRU) hand to quantized layers.
+
+    Values between float layers stay float.
+    """
     quantized = {name for name in weights(network, ("*",), ()) if quantizer_on(network, name) is not None}
     points = placement.activation_points(network)
-    return [p for p in points if _in_integers(_start(p), quantized) or any(_in_integers(reader, quantized) for reader in _readers(p))]
+    needed = {p for p in points if _in_integers(_start(p), quantized) or any(_in_integers(reader, quantized) for reader in _readers(p))}
+    for node in network.module.graph.nodes:
+        if node.target in placement.CONVOLUTIONS | placement.LINEARS and _in_integers(node, quantized):
+            needed |= _handed_over(node.all_input_nodes[0], needed)
+    return [node for node in network.module.graph.nodes if node in needed]
+
+
+def _handed_over(value: fx.Node, points: set[fx.Node]) -> set[fx.Node]:
+    """The value to quantize so that a layer reads integers, if none on the way to it is quantized: where its last new numbers come from."""
+    made: fx.Node | None = None
+    while value not in points:
+        if made is None and value.target not in placement.MOVES - placement.CLAMPS:
+            made = value
+        if value.target is FAKE_QUANTIZE:  # from an earlier phase: calibrated anew
+            return {value.all_input_nodes[0]}
+        if value.target not in placement.MOVES:
+            return {made} if made is not None and made.op == "call_function" else set()
+        value = value.all_input_nodes[0]
+    return set()
 
 
 def _in_integers(node: fx.Node, quantized: set[str]) -> bool:
