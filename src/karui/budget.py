@@ -42,9 +42,3 @@ class Budget:
             value = getattr(self, limit.name)
             if isinstance(value, int | float) and value < 0:
                 raise RecipeError(f"budget: {limit.name} = {value} is negative; give a limit of 0 or more, or leave it out")
-
-    def broken(self, cost: Cost) -> dict[str, tuple[float, float]]:
-        """The limits that ``cost`` breaks: name → (value, limit). Accuracy is judged elsewhere (``verify.verdict``)."""
-        limits = {"bytes": self.bytes, "peak_ram": self.peak_ram, "latency_ms": self.latency_ms}
-        values = {name: getattr(cost, name) for name in limits}
-        return {n: (values[n], m) for n, m in limits.items() if m is not None and values[n] is not None and values[n] > m}

@@ -21,9 +21,10 @@ from karui.run import host, measure
 from karui.run import onnxruntime as ort
 from karui.run.machine import machine, versions
 from karui.search.judge import program_scores
-from karui.search.trial import Setting, Trial
+from karui.search.trial import Setting, Trial, words
 from karui.verify import accuracy
 from karui.verify.cost import arena_bytes, random_inputs
+from karui.verify.verdict import judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,15 +196,12 @@ def verdict(setting: Setting, before: Standing, after: Standing, best: Trial | N
     budget, metric = setting.budget, setting.data.metric
     if best is None:
         return VerdictFacts(ok=False, lines=["nothing that was tried keeps the budget"])
-    sign = 1 if metric.higher_is_better else -1
-    lines = [f"loses {best.drop:.2f} {metric.unit} on validation, allowed {budget.drop:g}"]
+    judged = judge(budget, best.cost, before=setting.before, after=best.validation, higher_is_better=metric.higher_is_better)
+    lines = [f"{words(line)}{' on validation' if line.limit == 'drop' else ''}" for line in judged.lines]
     if before.accuracy is not None and after.accuracy is not None:
-        lines.append(f"loses {sign * (before.accuracy - after.accuracy):.2f} {metric.unit} on test")
-    for limit in ("bytes", "peak_ram", "latency_ms"):
-        allowed, value = getattr(budget, limit), getattr(best.cost, limit)
-        if allowed is not None and value is not None:
-            lines.append(f"{limit}: {value:,.6g}, allowed {allowed:,.6g}")
-    return VerdictFacts(ok=bool(best.fits), lines=lines)
+        change = (before.accuracy - after.accuracy) * (1 if metric.higher_is_better else -1)
+        lines.append(f"drop {change:,.6g} on test, looked at once")
+    return VerdictFacts(ok=judged.ok, lines=lines)
 
 
 def bench(programs: Mapping[str, Program], folder: Path) -> list[Bench]:

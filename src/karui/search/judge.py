@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from karui.data import Batch, Metric, Part
 from karui.errors import DataError
-from karui.program.arithmetic import dequantize, quantization
-from karui.program.layout import to_network, to_program
+from karui.program.layout import dequantize, to_network, to_program
 from karui.program.program import Array, Program
 
 Call = Callable[[Sequence[Array]], list[Array]]
@@ -32,10 +31,9 @@ def feeds(program: Program, batch: Batch) -> list[Array]:
 def outputs_of(program: Program, arrays: Sequence[Array]) -> tuple[torch.Tensor, ...]:
     """What the program gave, as the network would have: floats, channels first."""
     outputs = []
-    for declared, array in zip(program.outputs, arrays, strict=True):
-        tensor = program.tensor(declared.tensor)
-        real = dequantize(array, *quantization(tensor)) if tensor.quant is not None else array
-        outputs.append(torch.from_numpy(np.ascontiguousarray(to_network(real, tensor.layout))))
+    for i, (declared, array) in enumerate(zip(program.outputs, arrays, strict=True)):
+        real = dequantize(program, i, array)
+        outputs.append(torch.from_numpy(np.ascontiguousarray(to_network(real, program.tensor(declared.tensor).layout))))
     return tuple(outputs)
 
 

@@ -19,6 +19,7 @@ from karui.program import codec
 from karui.program.program import Program
 from karui.search.ladder import Rung
 from karui.verify.cost import cost_of
+from karui.verify.verdict import Line, judge
 from karui.workspace import Run
 
 
@@ -122,10 +123,10 @@ def _hopeless(rung: Rung, setting: Setting) -> Trial | None:
     untrained = tuple(Phase(techniques=tuple(t for t in p.techniques if t.stage != "loss"), training=Training()) for p in rung.phases)
     sketch = run_phases(setting.network, setting.data, untrained, teacher=setting.teacher, seed=setting.seed).network
     cost = priced(sketch, lowered(sketch, setting.data, setting.name), setting, rung.name)
-    broken = budget.broken(cost)
+    broken = [line for line in judge(budget, cost, before=setting.before, after=None).broken() if line.ok is False]
     if not broken:
         return None
-    reason = f"not trained: {limits(broken)}"
+    reason = f"not trained: {', '.join(words(line) for line in broken)}"
     return Trial(name=rung.name, why=rung.why, phases=told(rung.phases), cost=cost, fits=False, reason=reason)
 
 
@@ -144,12 +145,10 @@ def _trained(rung: Rung, setting: Setting) -> Trial:
     cost = priced(result.network, program, setting, rung.name)
     metric = setting.data.metric
     validation = score(result.network, setting.data.validation, metric)
-    drop = (setting.before - validation) * (1 if metric.higher_is_better else -1)
-    broken = setting.budget.broken(cost)
+    judged = judge(setting.budget, cost, before=setting.before, after=validation, higher_is_better=metric.higher_is_better)
     network_file, program_file = files(setting, rung.name)
     result.network.save(network_file)
     codec.save(program, program_file)
-    lost = f"loses {drop:.2f} {metric.unit} on validation, allowed {setting.budget.drop:g}" if drop > setting.budget.drop else ""
     facts = tuple({"techniques": p.techniques, "facts": p.facts, "history": p.history.to_json()} for p in result.phases)
     return Trial(
         name=rung.name,
@@ -157,13 +156,14 @@ def _trained(rung: Rung, setting: Setting) -> Trial:
         phases=told(rung.phases),
         cost=cost,
         validation=validation,
-        drop=drop,
-        fits=not lost and not broken,
-        reason=lost or limits(broken),
+        drop=judged.lines[0].value,
+        fits=judged.ok,
+        reason=", ".join(words(line) for line in judged.broken()),
         facts=facts,
     )
 
 
-def limits(broken: Mapping[str, tuple[float, float]]) -> str:
-    """Broken limits in words."""
-    return ", ".join(f"{name} {value:,.6g} over the limit of {limit:,.6g}" for name, (value, limit) in broken.items())
+def words(line: Line) -> str:
+    """A line of a verdict in words."""
+    found = "not measured" if line.value is None else f"{line.value:,.6g}"
+    return f"{line.limit} {found}, allowed {line.allowed:,.6g}"

@@ -1,0 +1,1 @@
+"""The verdict: accuracy, parity, costs; numbers only, no torch."""

@@ -59,7 +59,8 @@ def _wilson(p: float, n: int) -> tuple[float, float]:
     spread = Z * sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
     centre = p + Z * Z / (2 * n)
     # rounding may put a bound a hair beyond the mean where all samples agree
-    return min((centre - spread) / (1 + Z * Z / n), p), max((centre + spread) / (1 + Z * Z / n), p)
+    low, high = ((centre + side) / (1 + Z * Z / n) for side in (-spread, spread))
+    return max(min(low, p), 0.0), min(max(high, p), 1.0)
 
 
 def _normal(values: Array, mean: float) -> tuple[float, float]:
