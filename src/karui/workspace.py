@@ -135,9 +135,9 @@ def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], 
         raise FileError(f"'{path}' is damaged or not a safetensors file ({error}); delete it and run again") from error
 
 
-def _encode(value: Any, what: str) -> str:
+def _encode(value: Any, what: str, *, sort: bool = False) -> str:
     try:
-        return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        return json.dumps(value, indent=1, sort_keys=sort, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise RunError(f"{what} can't be written as JSON: {error}; use finite numbers, text, lists and dicts only") from error
 
@@ -153,7 +153,7 @@ def _decode(path: Path) -> Any:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """A hash of a configuration that doesn't depend on the order of its keys: 16 hex digits."""
-    return hashlib.sha256(_encode(dict(config), "the run's configuration").encode()).hexdigest()[:16]
+    return hashlib.sha256(_encode(dict(config), "the run's configuration", sort=True).encode()).hexdigest()[:16]
 
 
 def _difference(old: Any, new: Any, path: str = "") -> str:
@@ -252,7 +252,7 @@ class Run:
         return _decode(self.path(name))
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write ``name`` atomically. Raises RunError for values that JSON hasn't (NaN, too)."""
+        """Write ``name`` atomically; dicts keep their order. Raises RunError for values that JSON hasn't (NaN, too)."""
         atomic_write(self.path(name), _encode(value, f"'{name}'"))
 
     @property

@@ -1,5 +1,6 @@
 """The loop: it learns, repeats itself, goes on bit-equal, stops early, and says what is wrong in one line."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -95,12 +96,17 @@ def attached(network: tiny.Network, *techniques: tiny.Technique) -> list[Attache
     return attach_all(network, techniques, tiny.data(), teacher=network.copy(), steps=10, seed=0)
 
 
-@pytest.mark.parametrize("step", [1, 4, 5, 7, 9])
-@pytest.mark.parametrize("techniques", [(), (tiny.Lean(),), (tiny.Cut(), tiny.Lean())], ids=["plain", "loss", "structure"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_resumed_loop_ends_bit_equal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, techniques: tuple[tiny.Technique, ...], optimizer: Any
-) -> None:
+HOOKS = {"plain": (), "loss": (tiny.Lean(),), "structure": (tiny.Cut(), tiny.Lean())}
+INTERRUPTIONS = [
+    *itertools.product((1, 4, 5, 7, 9), ("plain", "loss"), ("sgd", "adamw")),
+    (3, "structure", "sgd"),
+    (8, "structure", "adamw"),
+]
+
+
+@pytest.mark.parametrize("step, hooks, optimizer", INTERRUPTIONS)
+def test_a_resumed_loop_ends_bit_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, hooks: str, optimizer: Any) -> None:
+    techniques = HOOKS[hooks]
     training = replace(SHORT, optimizer=optimizer, clip=1.0, early_stop=5)
     whole = tiny.network()
     history = finetune(whole, tiny.data(), training, attached(whole, *techniques), seed=3)
@@ -110,11 +116,11 @@ def test_a_resumed_loop_ends_bit_equal(
         network = tiny.network()
         finetune(network, tiny.data(), training, attached(network, *techniques), seed=3, checkpoint=where)
     resumed = tiny.network()
-    hooks = attached(resumed, *techniques)
-    again = finetune(resumed, tiny.data(), training, hooks, seed=3, checkpoint=where)
+    at_work = attached(resumed, *techniques)
+    again = finetune(resumed, tiny.data(), training, at_work, seed=3, checkpoint=where)
     assert same(whole, resumed)
     assert again == history
-    assert [hook.finish() for hook in hooks] == [{"units": 8}, {"moments": 4}][2 - len(techniques) :] if techniques else True
+    assert [each.finish() for each in at_work] == [{"units": 8}, {"moments": 4}][2 - len(techniques) :]
 
 
 def test_without_a_checkpoint_each_step_a_resumed_loop_goes_back_to_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Lists become phases, phases run in time, and a directory belongs to one run."""
 
+import errno
 import itertools
 import json
 from dataclasses import dataclass, replace
@@ -132,6 +133,36 @@ def test_an_error_leaves_a_run_that_can_be_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="the loss is nan at step 1 of 3"):
         run_phases(tiny.network(), broken, phases, directory=tmp_path)
     assert fingerprint(run_phases(tiny.network(), data, phases, directory=tmp_path).network) == fingerprint(whole.network)
+
+
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phases, data = [Phase(training=SHORT)], tiny.data()
+    whole = run_phases(tiny.network(), data, phases)
+    count, real = itertools.count(), Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if next(count) == 2:
+            real(path, content[:9])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=r"can't write '.*01\.checkpoint': the disk is full"):
+        patch.setattr(Path, "write_bytes", full)
+        run_phases(tiny.network(), data, phases, directory=tmp_path, checkpoint_seconds=0.0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "01.checkpoint", "karui-run.json"]
+    assert fingerprint(run_phases(tiny.network(), data, phases, directory=tmp_path).network) == fingerprint(whole.network)
+
+
+def test_facts_that_json_has_not() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Odd(tiny.Lean):
+        def attach(self, network: tiny.Network, context: Context) -> Attached:
+            found = Attached()
+            found.finish = lambda: {"weight": torch.ones(1)}  # type: ignore[method-assign]
+            return found
+
+    with pytest.raises(RecipeError, match="finished with facts that JSON hasn't"):
+        run_phases(tiny.network(), tiny.data(), [Phase(techniques=(Odd(),), training=SHORT)])
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ interrupted.
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -179,6 +180,15 @@ def _finish(run: Run, number: int, network: Network, result: PhaseResult) -> Net
     return load_network(file)
 
 
+def _plain(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    """Facts as they will be when they are read back from a file: tuples become lists."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(facts, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"'{name}' finished with facts that JSON hasn't ({error}); return numbers, text, lists and dicts") from error
+    return plain
+
+
 def _phase(
     network: Network,
     data: Data,
@@ -215,5 +225,5 @@ def _phase(
         )
         network.eval()
         torch.manual_seed(derive(seed, number, "finish"))
-        facts = tuple(each.finish() for each in attached)
+        facts = tuple(_plain(each.finish(), name) for each, name in zip(attached, names, strict=True))
     return PhaseResult(techniques=names, facts=facts, history=history)
