@@ -1,7 +1,7 @@
 """What every benchmark shares: its rows, its command line, its JSON and its table.
 
-``python -m benchmarks.NAME [--quick] --json FILE`` writes ``{"machine", "versions", "command", "rows": […]}``. ``case`` starts with the number
-of the line it answers; ``goal`` is the figure that was asked for and is never changed; a missed goal stays ``"ok": false``.
+``python -m benchmarks.NAME [--quick] --json FILE`` writes ``{"machine", "versions", "command", "rows": […]}``. ``case`` starts with the
+number of the line it answers; ``goal`` is the figure that was asked for, never changed; a missed goal stays ``"ok": false``.
 """
 
 import argparse
@@ -78,7 +78,8 @@ def line(row: Row) -> str:
 
 def table(where: dict[str, str], command: str, rows: Iterable[Row]) -> str:
     """The rows as a Markdown page."""
-    lines = [f"`{command}` on {where['cpu']}, {where['cores']} cores", "", "| case | figure | value | unit | peer | seeds | goal | ok |", "|" + "---|" * 8]
+    lines = [f"`{command}` on {where['cpu']}, {where['cores']} cores", ""]
+    lines += ["| case | figure | value | unit | peer | seeds | goal | ok |", "|" + "---|" * 8]
     for r in rows:
         value = f"{r.value:.6g}" if isinstance(r.value, int | float) else str(r.value or "")
         verdict = {True: "yes", False: "**no**", None: ""}[r.ok]

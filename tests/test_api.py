@@ -27,7 +27,8 @@ RECIPE = [
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> api.Result:
-    return api.compress(flow.network(), flow.data(), karui.Budget(drop=5), RECIPE, out=tmp_path_factory.mktemp("flow") / "run", name="small")
+    out = tmp_path_factory.mktemp("flow") / "run"
+    return api.compress(flow.network(), flow.data(), karui.Budget(drop=5), RECIPE, out=out, name="small")
 
 
 def test_the_flow_leaves_a_network_a_program_files_and_a_report(result: api.Result) -> None:

@@ -107,7 +107,7 @@ class AffineValues:
     """``real = scale · (code − zero_point)``.
 
     codes: int8 in the weight's shape (``bits`` says how many are used; unsupported = zero_point).
-    scale, zero_point: float32 and int32, shape ``[O]`` (per output channel), ``[]`` (per tensor) or ``[O, G]`` with ``group`` inputs each.
+    scale, zero_point: float32 and int32; ``[O]`` (per output channel), ``[]`` (per tensor) or ``[O, G]`` with ``group`` inputs each.
     """
 
     bits: int
@@ -176,7 +176,7 @@ class Weight:
     def codes(self) -> Array:
         """What an integer op multiplies with, int32 in the weight's shape, zero where unsupported.
 
-        The real weight is ``multiplier() · codes()``, but for ternary weights of two scales and grouped scales, which have no single multiplier.
+        The real weight is ``multiplier() · codes()``, but for ternary weights of two scales and grouped scales: they have no one multiplier.
         """
         v = self.values
         if isinstance(v, AffineValues):

@@ -1,13 +1,14 @@
 """How the shipped weights were trained: ``python -m karui.zoo.train lenet5 -o lenet5.safetensors``.
 
-The settings in ``RECIPES`` are the whole recipe; the data is the full data set of the network's entry, the seed 0. Training goes on where it
-was stopped when the same command is given again (its checkpoint lies beside the output).
+The settings in ``RECIPES`` are the whole recipe; the data is the full data set of the network's entry, the seed 0. Training goes on where
+it was stopped when the same command is given again (its checkpoint lies beside the output).
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated
 
 import torch
 import typer
@@ -52,7 +53,7 @@ def train(name: str, out: Path, *, threads: int = 0) -> None:
     print(f"{name}: validation {scores['validation']:.2f}, test {scores['test']:.2f} {data.metric.unit} → {out}")
 
 
-def _command(name: str, out: Path = typer.Option(..., "-o", "--out"), threads: int = 0) -> None:
+def _command(name: str, out: Annotated[Path, typer.Option("-o", "--out")], threads: int = 0) -> None:
     train(name, out, threads=threads)
 
 
