@@ -39,10 +39,10 @@ def check_technique(cls: type[Technique], **settings: Any) -> None:
     technique = cls(**settings)
     check_recipe(technique)
     check_untouched(technique)
-    check_deterministic(technique)
-    check_training(technique)
-    check_saved(technique)
-    check_lowered(technique)
+    trained = check_training(technique)
+    check_deterministic(technique, trained)
+    check_saved(technique, trained)
+    check_lowered(technique, trained)
 
 
 def check_form(cls: type[Technique], settings: Mapping[str, Any]) -> None:
@@ -75,16 +75,15 @@ def check_untouched(technique: Technique) -> None:
     promise(data.fingerprint() == fingerprint, "changes the data")
 
 
-def check_deterministic(technique: Technique) -> None:
-    """The same seed gives the same bits."""
-    first, second = small_network(), small_network()
-    for network in (first, second):
-        _apply(technique, network, small_data())
-    _promise(type(technique))(_same(_values(first), _values(second)), "gives another network the second time, with the same seed")
+def check_deterministic(technique: Technique, trained: Network) -> None:
+    """The same seed gives the same bits as it gave in ``trained``."""
+    network = small_network()
+    _apply(technique, network, small_data())
+    _promise(type(technique))(_same(_values(network), _values(trained)), "gives another network the second time, with the same seed")
 
 
-def check_training(technique: Technique) -> None:
-    """It trains: finite, learning, telling the truth about replaced parameters, and with facts that JSON holds."""
+def check_training(technique: Technique) -> Network:
+    """It trains: finite, learning, telling the truth about replaced parameters, and with facts that JSON holds. Returns the network."""
     promise = _promise(type(technique))
     network, data = small_network(), small_data()
     before = _loss(network, data)
@@ -92,13 +91,13 @@ def check_training(technique: Technique) -> None:
     promise(all(bool(torch.isfinite(t).all()) for t in network.state().values()), "leaves numbers that aren't finite")
     promise(_loss(network, data) < before, f"doesn't learn: the loss is no lower after {STEPS} steps than before")
     promise(json.loads(json.dumps(facts)) == facts, "tells facts that aren't plain JSON values")
+    return network
 
 
-def check_saved(technique: Technique) -> None:
-    """A saved and loaded network answers the same, and learns the same."""
+def check_saved(technique: Technique, trained: Network) -> None:
+    """The trained network, saved and loaded, answers the same, and learns the same."""
     promise = _promise(type(technique))
-    network, data = small_network(), small_data()
-    _apply(technique, network, data)
+    network, data = trained.copy(), small_data()
     with tempfile.TemporaryDirectory() as folder:
         network.save(Path(folder) / "network.pt2")
         loaded = Network.load(Path(folder) / "network.pt2")
@@ -109,15 +108,13 @@ def check_saved(technique: Technique) -> None:
     promise(_same(_values(network), _values(loaded)), "doesn't train the same after save and load")
 
 
-def check_lowered(technique: Technique) -> None:
-    """It lowers to a program that answers as the network does, up to a few steps of an 8-bit output."""
+def check_lowered(technique: Technique, trained: Network) -> None:
+    """The trained network lowers to a program that answers as it does, up to a few steps of an 8-bit output."""
     promise = _promise(type(technique))
-    network, data = small_network(), small_data()
-    _apply(technique, network, data)
-    program = lower(network)
-    batch = next(data.test.batches(32))
+    program = lower(trained)
+    batch = next(small_data().test.batches(32))
     answers = outputs_of(program, run(program, feeds(program, batch)))
-    for name, ours in _answers(network, batch).items():
+    for name, ours in _answers(trained, batch).items():
         theirs = answers[int(name)]
         promise(ours.shape == theirs.shape, f"lowers to a program whose output is {tuple(theirs.shape)}, the network's {tuple(ours.shape)}")
         far = float((ours - theirs).abs().max()) / max(float(ours.abs().max()), 1e-6)
