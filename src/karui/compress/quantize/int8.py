@@ -35,8 +35,8 @@ class Quantize(Technique):
     Weights are symmetric per output channel, ``scale = max|w| / (2^(bits−1) − 1)``, so zero is zero. While training goes on the scale
     follows the weights, step by step. Activations have 8 bits and one scale per tensor, from the range that ``observer`` saw on the first
     ``samples`` calibration samples, widened to hold zero, which is exactly representable. Training steps go through both by the
-    straight-through estimator; as ranges drift while a network learns, it is calibrated again at ten moments, the last before the last
-    tenth. learn_scales: scales are trained instead (Esser et al. 2020, "Learned step size quantization", eq. 2 and 3), and stay near what
+    straight-through estimator; as ranges drift while a network learns, it is calibrated again after each tenth of the steps (of 20 or
+    more). learn_scales: scales are trained instead (Esser et al. 2020, "Learned step size quantization", eq. 2 and 3), and stay near what
     was observed, hence positive.
 
     bits: of weights, 2 to 8. observer: "minmax", "moving_average", "percentile", or a function ``(seen, value) → seen`` with ``low`` and
