@@ -1,0 +1,171 @@
+"""Target ``onnx``: a Program as one ``.onnx`` file, for onnxruntime and everything else that reads ONNX.
+
+Inputs and outputs are what a user of the network expects: a free batch axis, channels first, float32 (or uint8 pixels, normalised inside,
+where the Program takes pixels), real numbers out. Integer layers are written as QDQ: int8 weights per output channel, uint8 activations,
+int32 biases, which integer runtimes fuse into their kernels. Weights that are sparse are written dense: ONNX has no common form for them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from karui.errors import ToolError
+from karui.export.artifact import Artifact
+from karui.export.onnx_graph import Form, Graph, Node, first, last
+from karui.export.onnx_ops import RULES
+from karui.program.arithmetic import quantization
+from karui.program.program import Program, Tensor
+from karui.workspace import atomic_write
+
+OPSET = 17
+IR_VERSION = 8
+BATCH = "N"
+METADATA = "karui"  # the key under which the file says what its inputs and outputs are to the Program
+
+
+def write(program: Program, folder: Path, *, name: str = "model") -> Artifact:
+    """Write ``NAME.onnx`` into a folder that is made if it lacks; the same Program gives the same bytes.
+
+    Raises:
+        UnsupportedOp: an op that ONNX can't express.   ToolError: the package 'onnx' is missing.
+    """
+    data, facts = _model(program)
+    path = Path(folder) / f"{name}.onnx"
+    atomic_write(path, data)
+    return Artifact(target="onnx", folder=Path(folder), files=(path,), main=path, program=program.name, facts=facts)
+
+
+def encode(program: Program) -> bytes:
+    """The file as bytes; raises as ``write`` does."""
+    return _model(program)[0]
+
+
+def _model(program: Program) -> tuple[bytes, dict[str, Any]]:
+    try:
+        import onnx
+    except ImportError:
+        raise ToolError("target 'onnx' needs the package onnx; install it with: pip install 'karui[onnx]'") from None
+    graph = Graph(program)
+    outputs = [graph.name(name) for name in _output_names(program)]
+    inputs = _open(graph)
+    for op in program.ops:
+        if op.kind not in RULES:
+            raise graph.refuse(op, f"kind '{op.kind}'", "choose another target or another op")
+        RULES[op.kind](graph, op)
+    _close(graph, outputs)
+    facts = _facts(program, [value for _, value, _ in inputs], outputs)
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [_node(onnx, node) for node in graph.nodes],
+            program.name,
+            [onnx.helper.make_tensor_value_info(value, _type(onnx, dtype), shape) for dtype, value, shape in inputs],
+            [
+                onnx.helper.make_tensor_value_info(value, _type(onnx, _outside(program.tensor(tensor))), _shape(program.tensor(tensor)))
+                for tensor, value in zip(_output_tensors(program), outputs, strict=True)
+            ],
+            [onnx.numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="karui",
+    )
+    onnx.helper.set_model_props(proto, {METADATA: json.dumps(facts, separators=(",", ":"))})
+    onnx.checker.check_model(proto)
+    return proto.SerializeToString(deterministic=True), facts
+
+
+# ── the ends ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _input_names(program: Program) -> list[str]:
+    """The inputs' names, then those of the states that a call starts from."""
+    return [i.name for i in program.inputs] + [read for _, read in _states(program)]
+
+
+def _output_names(program: Program) -> list[str]:
+    """The outputs' names, then those of the states for the next call."""
+    return [o.name for o in program.outputs] + [f"{read}.next" for _, read in _states(program)]
+
+
+def _states(program: Program) -> list[tuple[str, str]]:
+    """States that aren't inputs of the program anyway."""
+    given = {i.tensor for i in program.inputs}
+    return [pair for pair in program.states if pair[1] not in given]
+
+
+def _input_tensors(program: Program) -> list[str]:
+    return [i.tensor for i in program.inputs] + [read for _, read in _states(program)]
+
+
+def _output_tensors(program: Program) -> list[str]:
+    return [o.tensor for o in program.outputs] + [written for written, _ in _states(program)]
+
+
+def _form(tensor: Tensor) -> Form:
+    """As the network has it: channels first where the Program says that the last axis is the channels."""
+    return last(len(tensor.shape)) if tensor.layout == "plain" else first(len(tensor.shape))
+
+
+def _shape(tensor: Tensor) -> list[int | str]:
+    return [BATCH, *(tensor.shape[axis] for axis in _form(tensor).order)]
+
+
+def _outside(tensor: Tensor) -> str:
+    """The dtype in which a tensor enters and leaves: codes are a matter of the inside."""
+    return "float32" if tensor.dtype == "int8" else tensor.dtype
+
+
+def _open(graph: Graph) -> list[tuple[str, str, list[int | str]]]:
+    """Declare the inputs: (dtype, name, shape)."""
+    made = []
+    for hint, tensor_name in zip(_input_names(graph.program), _input_tensors(graph.program), strict=True):
+        tensor = graph.tensor(tensor_name)
+        value = graph.name(hint)
+        graph.batch = graph.batch or value
+        inside = graph.node("QuantizeLinear", value, *graph.scale(tensor), hint=f"{tensor_name}.codes") if tensor.dtype == "int8" else value
+        graph.set(tensor_name, inside, _form(tensor))
+        made.append((_outside(tensor), value, _shape(tensor)))
+    return made
+
+
+def _close(graph: Graph, names: list[str]) -> None:
+    """Give the values that leave the names that they shall have."""
+    for name, tensor_name in zip(names, _output_tensors(graph.program), strict=True):
+        tensor = graph.tensor(tensor_name)
+        get = graph.real if tensor.dtype == "int8" else graph.value
+        graph.nodes.append(Node(kind="Identity", inputs=(get(tensor_name, _form(tensor)),), outputs=(name,), attributes={}))
+
+
+def _facts(program: Program, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
+    """What a reader must know to feed the file with a Program's arrays."""
+
+    def port(name: str, tensor: Tensor) -> dict[str, Any]:
+        facts: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype, "layout": tensor.layout}
+        if tensor.dtype == "int8":
+            scale, zero_point = quantization(tensor)
+            facts |= {"scale": float(scale), "zero_point": zero_point}
+        return facts
+
+    states = len(_states(program))
+    return {
+        "program": program.name,
+        "inputs": [port(n, program.tensor(t)) for n, t in zip(inputs, _input_tensors(program), strict=True)],
+        "outputs": [port(n, program.tensor(t)) for n, t in zip(outputs, _output_tensors(program), strict=True)],
+        "states": states,
+        "labels": {o.name: list(o.labels) for o in program.outputs if o.labels},
+    }
+
+
+# ── protos ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _type(onnx: Any, dtype: str) -> int:
+    return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+def _node(onnx: Any, node: Node) -> Any:
+    attributes: Mapping[str, Any] = {key: _type(onnx, value) if key == "to" else value for key, value in node.attributes.items()}
+    return onnx.helper.make_node(node.kind, list(node.inputs), list(node.outputs), name=node.outputs[0], **attributes)
