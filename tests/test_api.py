@@ -121,8 +121,8 @@ def test_three_budgets_give_three_winners(tmp_path: Path) -> None:
     """What loses nothing, what is smallest, what needs the least memory: each budget has its own best."""
     budgets = {
         "exact": karui.Budget(drop=0.4),
-        "small": karui.Budget(drop=12),
-        "memory": karui.Budget(drop=12, peak_ram=1_900),
+        "small": karui.Budget(drop=15),
+        "memory": karui.Budget(drop=15, peak_ram=2_600),
     }
     winners = {}
     for name, budget in budgets.items():

@@ -109,7 +109,7 @@ def candidate(trial: Trial, won: bool) -> Candidate:
 def points(trial: Trial) -> list[Point]:
     """The training curve of a trial."""
     return [
-        Point(candidate=trial.name, phase=number, epoch=e["epoch"], loss=e["loss"], metric=e["score"], lr=e["lr"])
+        Point(candidate=trial.name, phase=number, epoch=e["epoch"] + 1, loss=e["loss"], metric=e["score"], lr=e["lr"])
         for number, phase in enumerate(trial.facts, 1)
         for e in phase["history"]["epochs"]
     ]

@@ -184,7 +184,7 @@ def _panel(record: Record, runs: dict[str, Curve], field: str, label: str, top: 
     series = {name: _series(curve, field) for name, curve in runs.items()}
     values = [value for points in series.values() for _, value in points]
     longest = max(epoch for points in series.values() for epoch, _ in points)
-    x = Axis(low=0.0, high=longest, start=LEFT, stop=WIDTH - RIGHT)
+    x = Axis(low=0.0, high=longest or 1.0, start=LEFT, stop=WIDTH - RIGHT)
     low, high = _span(values)
     y = Axis(low=low, high=high, start=top + height - BOTTOM, stop=top + TOP + 6)
     parts = _grid(x, y, _tick_labels(x.ticks()), _tick_labels(y.ticks()), ("epochs", label))
