@@ -155,7 +155,7 @@ class Graph:
     # ── how an op ends ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def finish(self, op: Op, real: str, form: Form, *, shape: Sequence[int] = ()) -> None:
-        """Clamp the op's result (floats in this form), and quantize it if the op's output is int8; then reshape it, where ``shape`` is given.
+        """Clamp the op's result (floats in this form), quantize it if the op's output is int8, reshape it where ``shape`` is given.
 
         An integer kernel is a layer with its quantization right behind it, so nothing may stand between the two.
         """
@@ -164,15 +164,15 @@ class Graph:
 
     def _ended(self, op: Op, real: str) -> str:
         out = self.tensor(op.outputs[0])
-        low, high = op.attributes.get("clamp") or (None, None)
         if out.dtype != "int8":
-            return self.clip(real, low, high)
-        scale, zero_point = quantization(out)
-        # quantizing saturates at −128 and 127 by itself, so only tighter bounds are written
-        code_low, code_high = bounds(op, out)
-        low = None if code_low <= -SHIFT else float(scale * np.float32(code_low - zero_point))
-        high = None if code_high >= SHIFT - 1 else float(scale * np.float32(code_high - zero_point))
-        return self.node("QuantizeLinear", self.clip(real, low, high), *self.scale(out), hint=f"{out.name}.codes")
+            return self.clip(real, *(op.attributes.get("clamp") or (None, None)))
+        codes = self.node("QuantizeLinear", real, *self.scale(out), hint=f"{out.name}.codes")
+        return self.clip_codes(codes, *bounds(op, out))
+
+    def clip_codes(self, codes: str, low: int, high: int) -> str:
+        """Between two codes of int8; −128 and 127 hold anyway. It comes after the rounding, so that a layer and its quantization fuse."""
+        ends = None if low <= -SHIFT else low + SHIFT, None if high >= SHIFT - 1 else high + SHIFT
+        return self.clip(codes, *ends, "uint8")
 
     def clip(self, value: str, low: float | None, high: float | None, dtype: str = "float32") -> str:
         """Between two bounds, either of them open."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from karui.export.onnx_graph import Form, Graph, first, last
 from karui.program.arithmetic import quantization
-from karui.program.program import AffineValues, Array, FloatValues, Op, Weight
+from karui.program.program import AffineValues, Array, CodebookValues, FloatValues, Op, TernaryValues, Weight
 
 Arrange = Callable[[Array], Array]
 
@@ -14,11 +14,11 @@ Arrange = Callable[[Array], Array]
 def _integer_codes(weight: Weight) -> Array | None:
     """Codes in int8 that, times one scale per output channel, are the weight; None where there are none such."""
     v = weight.values
-    if isinstance(v, FloatValues) or getattr(v, "group", 0):
+    if isinstance(v, FloatValues) or (isinstance(v, AffineValues) and v.group):
         return None
-    if hasattr(v, "codebook") and v.codebook.dtype != np.int8:
+    if isinstance(v, CodebookValues) and v.codebook.dtype != np.int8:
         return None
-    if hasattr(v, "positive") and not np.array_equal(*np.broadcast_arrays(v.positive, v.negative)):
+    if isinstance(v, TernaryValues) and not (v.positive == v.negative).all():
         return None
     codes = weight.codes()
     return codes.astype(np.int8) if -128 <= codes.min(initial=0) and codes.max(initial=0) <= 127 else None
@@ -33,12 +33,23 @@ def operand(graph: Graph, op: Op, role: str, arrange: Arrange, *, axis: int | No
     codes = _integer_codes(weight)
     if codes is None or axis is None:
         return graph.constant(arrange(weight.real()), "float32", weight.name), None
-    scale = weight.multiplier()
+    codes, scale = _spread(codes, weight.multiplier())
     # onnxruntime rewrites codes and zero points in place where its processor can't add s8 products exactly: no two ops may share them
     stored = graph.constant(arrange(codes), "int8", f"{weight.name}.codes", owner=op.outputs[0])
     zero_points = graph.constant(np.zeros(len(scale)), "int8", f"{weight.name}.zero_point", owner=op.outputs[0])
     facts = graph.constant(scale, "float32", f"{weight.name}.scale"), zero_points
     return graph.node("DequantizeLinear", stored, *facts, axis=axis, hint=weight.name), scale
+
+
+def _spread(codes: Array, scale: Array) -> tuple[Array, Array]:
+    """The same weight in larger codes, where they are small: a bias is written in the unit of a code, and theirs would be coarse.
+
+    Up to 64, two products with uint8 still fit into the 16 bits in which x86 without VNNI adds them.
+    """
+    largest = np.abs(codes.astype(np.int64)).reshape(len(codes), -1).max(1, initial=1)
+    factor = 2.0 ** np.maximum(0, np.floor(np.log2(64 / largest)))
+    spread = codes * factor.reshape((-1,) + (1,) * (codes.ndim - 1))
+    return spread.astype(np.int8), (scale / factor).astype(np.float32)
 
 
 def bias(graph: Graph, op: Op, scale: Array | None) -> list[str]:

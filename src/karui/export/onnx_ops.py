@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from math import pi, prod, sqrt
+from typing import Any
 
 import numpy as np
 
@@ -63,9 +64,7 @@ def clamp(graph: Graph, op: Op) -> None:
     form, out = graph.form(op.inputs[0]), graph.tensor(op.outputs[0])
     value = graph.value(op.inputs[0], form)
     if out.dtype == "int8":
-        low, high = bounds(op, out)
-        ends = None if low <= -SHIFT else low + SHIFT, None if high >= SHIFT - 1 else high + SHIFT
-        graph.set(out.name, graph.clip(value, *ends, "uint8"), form)
+        graph.set(out.name, graph.clip_codes(value, *bounds(op, out)), form)
     else:
         graph.set(out.name, graph.clip(value, *(op.attributes.get("clamp") or (None, None))), form)
 
@@ -98,7 +97,7 @@ def _log_sigmoid(graph: Graph, x: str, alpha: float) -> str:
     return graph.node("Neg", graph.node("Softplus", graph.node("Neg", x)))
 
 
-def _plain(kind: str, **attributes: float) -> Callable[[Graph, str, float], str]:
+def _plain(kind: str, **attributes: Any) -> Callable[[Graph, str, float], str]:
     return lambda graph, x, alpha: graph.node(kind, x, **attributes)
 
 
@@ -323,7 +322,7 @@ def constant(graph: Graph, op: Op) -> None:
     out = graph.tensor(op.outputs[0])
     data, dtype = raw(graph, op, "value"), out.dtype
     if dtype == "int8":
-        data, dtype = data.astype(np.int16) + SHIFT, "uint8"  # type: ignore[assignment]
+        data, dtype = data.astype(np.int16) + SHIFT, "uint8"
     value = graph.constant(data[None], dtype, op.weights["value"])
     if graph.batch:
         count = graph.node("Shape", graph.batch, start=0, end=1)

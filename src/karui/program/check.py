@@ -82,7 +82,7 @@ def _check_ends(program: Program) -> set[str]:
             _text(end.name, f"an {what}'s name")
             _need(end.tensor in program.tensors, f"{what} '{end.name}': there is no tensor '{end.tensor}'")
     for output in program.outputs:
-        good = all(isinstance(label, str) and len(label) <= 256 and (label.isprintable() or not label) for label in output.labels)
+        good = all(len(label) <= 256 and (label.isprintable() or not label) for label in output.labels)
         _need(good, f"output '{output.name}': a label that isn't printable")
     for entry in program.inputs:
         if entry.pixels is not None:

@@ -40,7 +40,6 @@ def _need(condition: bool | np.bool_, otherwise: str) -> None:
 
 
 def _array(array: Array, dtype: str, shape: tuple[int, ...], what: str) -> None:
-    _need(isinstance(array, np.ndarray | np.generic), f"{what} is no array")
     _need(array.dtype == dtype, f"{what} is {array.dtype}, expected {dtype}")
     _need(array.shape == shape, f"{what} has shape {list(array.shape)}, expected {list(shape)}")
 
@@ -67,7 +66,7 @@ def block_mask(mask: Array, rows: int, columns: int) -> Array:
     high, wide = -(-matrix.shape[0] // rows), -(-matrix.shape[1] // columns)
     padded = np.zeros((high * rows, wide * columns), bool)
     padded[: matrix.shape[0], : matrix.shape[1]] = matrix
-    return padded.reshape(high, rows, wide, columns).any(axis=(1, 3))
+    return np.asarray(padded.reshape(high, rows, wide, columns).any(axis=(1, 3)))
 
 
 def spread_blocks(blocks: Array, rows: int, columns: int, shape: tuple[int, ...]) -> Array:
@@ -118,7 +117,7 @@ def _empty(codes: Array, mask: Array, zero: int | Array) -> None:
 
 
 def _scale(scale: Array, channels: tuple[int, ...], what: str) -> None:
-    _need(isinstance(scale, np.ndarray | np.generic) and scale.dtype == "float32", f"{what} must be a float32 array")
+    _need(scale.dtype == "float32", f"{what} must be a float32 array")
     _need(scale.shape in (channels, ()), f"{what} has shape {list(scale.shape)}, expected {list(channels)} or []")
     _need(bool(np.isfinite(scale).all()), f"{what} isn't finite")
 
@@ -129,10 +128,10 @@ def group_shape(values: AffineValues, shape: tuple[int, ...]) -> tuple[int, ...]
 
 
 def _check_affine(values: AffineValues, shape: tuple[int, ...], mask: Array) -> None:
-    _need(type(values.bits) is int and 1 <= values.bits <= 8, f"{values.bits} bits, expected 1 to 8")
+    _need(1 <= values.bits <= 8, f"{values.bits} bits, expected 1 to 8")
     _array(values.codes, "int8", shape, "its codes")
     low, high = -(1 << (values.bits - 1)), (1 << (values.bits - 1)) - 1
-    _need(type(values.group) is int and values.group >= 0, f"group {values.group}")
+    _need(values.group >= 0, f"group {values.group}")
     if values.group:
         _need(len(shape) >= 2, "groups need two axes")
         _array(values.scale, "float32", group_shape(values, shape), "its scale")

@@ -185,7 +185,7 @@ def _program_to_json(program: Program) -> dict[str, Any]:
 
 
 def _tensor_to_json(tensor: Tensor) -> dict[str, Any]:
-    facts = {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype, "layout": tensor.layout}
+    facts: dict[str, Any] = {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype, "layout": tensor.layout}
     if isinstance(tensor.quant, Affine):
         facts["affine"] = {"bits": tensor.quant.bits, "scale": tensor.quant.scale, "zero_point": tensor.quant.zero_point}
     if isinstance(tensor.quant, Sign):

@@ -15,6 +15,9 @@ from karui.program.arithmetic import dequantize, quantize
 from karui.program.layout import to_network, to_program
 from karui.program.program import Array
 
+# It would round float weights of a layer between quantized tensors to int8, though the file has them in float because int8 can't hold them.
+_LEFT_OUT = ["WeightBiasQuantization"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Port:
@@ -139,7 +142,7 @@ def load(artifact: Artifact | str | Path, *, threads: int = 1, optimised: Path |
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=_LEFT_OUT)
     except Exception as error:
         raise FileError(f"onnxruntime can't load '{path}': {_line(error)}; export it again") from error
     return _session(path, session)

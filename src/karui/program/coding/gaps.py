@@ -16,7 +16,7 @@ def to_gaps(places: Array, escape: int) -> NDArray[np.uint8]:
     escapes = skips // escape
     ends = np.cumsum(escapes + 1)  # each place ends one run of symbols: its escapes, then what is left
     symbols = np.full(int(ends[-1]) if len(ends) else 0, escape, np.uint8)
-    symbols[ends - 1] = skips % escape
+    symbols[ends - 1] = skips - escapes * escape
     return symbols
 
 

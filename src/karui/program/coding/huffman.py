@@ -141,7 +141,7 @@ def _windows(raw: NDArray[np.uint8]) -> NDArray[np.uint16]:
 
 def _walk(lengths: bytes, place: int, most: int) -> list[int]:
     """The places where codes begin: a plain loop, because each hangs on the one before; it is most of the time that loading takes."""
-    places = []
+    places: list[int] = []
     while place < len(lengths) and len(places) < most:
         length = lengths[place]
         if not length:

@@ -45,7 +45,7 @@ def integer(fields: Mapping[str, Any], key: str, default: int | None = None, *, 
 def number(fields: Mapping[str, Any], key: str) -> float:
     """A finite number."""
     value = fields.get(key)
-    if type(value) not in (int, float) or not isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
         raise ValueError(f"'{key}' must be a finite number")
     return float(value)
 
