@@ -17,7 +17,7 @@ from karui.run import compiler as compilers
 from karui.run.elf import Sections, sections
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
-FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-asynchronous-unwind-tables")
+FLAGS = ("-O3", "-fPIC", "-fno-asynchronous-unwind-tables")  # as the Makefile that lies beside the model
 DTYPES = {"int8_t": "int8", "uint8_t": "uint8", "int32_t": "int32", "float": "float32"}
 _STATUS = {1: "the arena is missing or misaligned", 2: "an input code lies outside its table"}
 
