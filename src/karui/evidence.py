@@ -21,7 +21,7 @@ from karui.run import host, measure
 from karui.run import onnxruntime as ort
 from karui.run.machine import machine, versions
 from karui.search.judge import program_scores
-from karui.search.trial import Setting, Trial, words
+from karui.search.trial import Setting, Trial, figure, words
 from karui.verify import accuracy
 from karui.verify.cost import arena_bytes, random_inputs
 from karui.verify.verdict import judge
@@ -110,7 +110,7 @@ def points(trial: Trial) -> list[Point]:
     """The training curve of a trial."""
     return [
         Point(candidate=trial.name, phase=number, epoch=e["epoch"] + 1, loss=e["loss"], metric=e["score"], lr=e["lr"])
-        for number, phase in enumerate(trial.facts, 1)
+        for number, phase in enumerate(trial.facts)
         for e in phase["history"]["epochs"]
     ]
 
@@ -200,7 +200,7 @@ def verdict(setting: Setting, before: Standing, after: Standing, best: Trial | N
     lines = [f"{words(line)}{' on validation' if line.limit == 'drop' else ''}" for line in judged.lines]
     if before.accuracy is not None and after.accuracy is not None:
         change = (before.accuracy - after.accuracy) * (1 if metric.higher_is_better else -1)
-        lines.append(f"drop {change:,.6g} on test, looked at once")
+        lines.append(f"drop {figure(change)} on test, looked at once")
     return VerdictFacts(ok=judged.ok, lines=lines)
 
 

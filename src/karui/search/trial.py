@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from karui.analyse.cost import measure
 from karui.budget import Budget, Cost
+from karui.compress.technique import Technique
 from karui.data import Data
 from karui.finetune.evaluate import score
 from karui.finetune.loop import Training
@@ -104,7 +105,13 @@ def priced(network: Network, program: Program, setting: Setting, rung: str) -> C
 
 def told(phases: tuple[Phase, ...]) -> tuple[str, ...]:
     """A line a phase, in words."""
-    return tuple(f"{', '.join(str(t) for t in p.techniques)}; {amount(p.training)}" for p in phases)
+    return tuple(f"{', '.join(named(t) for t in p.techniques) or 'training alone'}; {amount(p.training)}" for p in phases)
+
+
+def named(technique: Technique) -> str:
+    """A technique with those of its settings that differ from their defaults."""
+    changed = [f for f in fields(technique) if getattr(technique, f.name) != f.default]
+    return f"{type(technique).__name__}({', '.join(f'{f.name}={getattr(technique, f.name)!r}' for f in changed)})"
 
 
 def amount(training: Training) -> str:
@@ -165,5 +172,11 @@ def _trained(rung: Rung, setting: Setting) -> Trial:
 
 def words(line: Line) -> str:
     """A line of a verdict in words."""
-    found = "not measured" if line.value is None else f"{line.value:,.6g}"
-    return f"{line.limit} {found}, allowed {line.allowed:,.6g}"
+    if line.value is None:
+        return f"{line.limit} was not measured, allowed {line.allowed:,.6g}"
+    return f"{line.limit} {figure(line.value)}, allowed {figure(line.allowed)}"
+
+
+def figure(value: float) -> str:
+    """Whole numbers whole, others to three decimals."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}".rstrip("0").rstrip(".")
