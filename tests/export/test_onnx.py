@@ -1,6 +1,7 @@
 """ONNX against the interpreter: floats within 1e-4 of the greatest, integers within one code on all but a few values."""
 
 import json
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
-from karui.errors import DataError, FileError, ToolError, UnsupportedOp
+from karui.errors import ToolError, UnsupportedOp
 from karui.export import onnx as target
 from karui.export.onnx_ops import FUNCTIONS, RULES
 from karui.program import unary
 from karui.program.interpreter import run
 from karui.program.kinds import KINDS
-from karui.program.program import Array, Op, Output, Program, Tensor
+from karui.program.program import Array, Output, Program
 from karui.run.onnxruntime import load
 from tests.export.many import inputs_of, merged
 from tests.export.test_c_layers import all_pairs
@@ -179,32 +180,6 @@ def test_a_bias_beyond_32_bits_stays_float(tmp_path: Path) -> None:
     check(one, tmp_path, sample(one, 10))
 
 
-def counter() -> Program:
-    """state ← state + x; the output is the sum so far, doubled."""
-    tensors = {n: Tensor(name=n, shape=(3,)) for n in ("x", "state", "sum", "y")}
-    ops = (
-        Op(kind="add", name="sum", inputs=("x", "state"), outputs=("sum",)),
-        Op(kind="add", name="twice", inputs=("sum", "sum"), outputs=("y",)),
-    )
-    p = ALL["sensor"]()
-    return replace(
-        p,
-        tensors=tensors,
-        weights={},
-        ops=ops,
-        inputs=(replace(p.inputs[0], tensor="x"),),
-        outputs=(Output(name="y", tensor="y"),),
-        states=(("sum", "state"),),
-    )
-
-
-def test_states_are_inputs_and_outputs(tmp_path: Path) -> None:
-    session = load(target.write(counter(), tmp_path))
-    x = normal(4, 3)
-    assert np.allclose(session.run([x])[0], 2 * x)
-    assert np.allclose(session.run([x], stream=True)[0], 2 * x.cumsum(0), atol=1e-5)
-
-
 # ── the file ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -222,45 +197,17 @@ def test_it_says_what_it_is(tmp_path: Path) -> None:
     assert model.opset_import[0].version == target.OPSET
 
 
-def test_other_files_run_with_their_own_axes(tmp_path: Path) -> None:
-    model = onnx.load_from_string(target.encode(lenet()))
-    del model.metadata_props[:]
-    onnx.save(model, tmp_path / "plain.onnx")
-    x = sample(lenet(), 3)[0]
-    found = load(tmp_path / "plain.onnx").run([x.transpose(0, 3, 1, 2)])[0]
-    assert np.allclose(found, run(lenet(), [x])[0], atol=1e-5)
-
-
-def test_call_is_the_first_sample(tmp_path: Path) -> None:
-    session = load(target.write(lenet(integer=True, pixels=True), tmp_path))
-    session.call(sample(lenet(pixels=True), 2))()
-
-
 def test_errors_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedOp, match="'layer' .unary.: function 'mystery', which target 'onnx'"):
         target.write(program("unary", [tensor("x", (4,), None)], [tensor("y", (4,), None)], function="mystery", alpha=None), tmp_path)
     with pytest.raises(UnsupportedOp, match="kind 'twirl'"):
         target.write(program("twirl", [tensor("x", (4,), None)], [tensor("y", (4,), None)]), tmp_path)
-    with pytest.raises(FileError, match="missing"):
-        load(tmp_path / "nothing.onnx")
-    (tmp_path / "bad.onnx").write_bytes(b"not a model")
-    with pytest.raises(FileError, match="can't load") as caught:
-        load(tmp_path / "bad.onnx")
-    assert "\n" not in str(caught.value)
-    session = load(target.write(lenet(), tmp_path))
-    with pytest.raises(DataError, match="expected float32"):
-        session.run([np.zeros((1, 3, 3, 1), np.float32)])
-    with pytest.raises(DataError, match="takes 1 inputs, 2"):
-        session.run([np.zeros((1, 16, 16, 1), np.float32)] * 2)
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ToolError, match="pip install"):
         target.write(lenet(), tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(ToolError, match="pip install"):
-        load(tmp_path / "model.onnx")
 
 
 def test_pixels_out_of_a_quantized_pair_keep_their_reals(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def check(program: Program) -> None:
         _check_tensor(tensor)
     ready = _check_ends(program)
     for op in program.ops:
+        _text(op.name, "an op's name")
+        _text(op.kind, "an op's kind")
         try:
             _check_op(program, op, ready)
         except (ValueError, TypeError) as error:
@@ -102,7 +104,6 @@ def _check_ends(program: Program) -> set[str]:
 
 
 def _check_op(program: Program, op: Op, ready: set[str]) -> None:
-    _text(op.name, "an op's name")
     _need(op.kind in KINDS, "the kind is unknown; the file may come from a newer karui")
     kind = KINDS[op.kind]
     least, most = kind.inputs
