@@ -176,7 +176,7 @@ class Weight:
     def codes(self) -> Array:
         """What an integer op multiplies with, int32 in the weight's shape, zero where unsupported.
 
-        The real weight is ``multiplier() · codes()``, but for ternary weights of two scales and grouped scales: they have no one multiplier.
+        The real weight is ``multiplier() · codes()``, but for ternary weights of two scales and for grouped scales.
         """
         v = self.values
         if isinstance(v, AffineValues):
