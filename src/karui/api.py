@@ -147,9 +147,7 @@ def demo(out: str | Path = "runs/demo", *, seed: int = 0, progress: Progress = S
     )
 
 
-def _config(
-    original: Network, teacher: Network, data: Data, budget: Budget, rungs: Sequence[Rung], seed: int, name: str
-) -> dict[str, Any]:
+def _config(original: Network, teacher: Network, data: Data, budget: Budget, rungs: Sequence[Rung], seed: int, name: str) -> dict[str, Any]:
     """What a run is: the same call on the same directory goes on; any other is refused."""
     return {
         "name": name,

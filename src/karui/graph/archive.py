@@ -9,12 +9,14 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import getitem
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.export import Dim, ExportedProgram
+from torch.fx import Graph, Node
 
 from karui.errors import CaptureError, FileError
 from karui.graph import forms as forms  # registers the ops that a file may hold
@@ -48,12 +50,6 @@ def _export(network: Network) -> ExportedProgram:
 
 
 def _facts(network: Network, program: ExportedProgram, training: bool) -> dict[str, Any]:
-    own = {node.name: node for node in network.module.graph.nodes}
-    nodes = {}
-    for node in program.graph.nodes:
-        origin = own.get(node.meta["from_node"][-1].name) if node.meta.get("from_node") else None
-        if node.op == "call_function" and origin is not None:
-            nodes[node.name] = [origin.name, network.layer_of(origin)]
     return {
         "format": FORMAT,
         "name": network.name,
@@ -62,8 +58,26 @@ def _facts(network: Network, program: ExportedProgram, training: bool) -> dict[s
         "inputs": [{"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype} for spec in network.inputs],
         "outputs": list(network.outputs),
         "ties": {first: list(others) for first, others in network.ties.items()},
-        "nodes": nodes,
+        "nodes": _names(network, program),
     }
+
+
+def _names(network: Network, program: ExportedProgram) -> list[list[str]]:
+    """For each node of the program, in order: its place, its name in the network, its layer."""
+    own = {node.name: node for node in network.module.graph.nodes}
+    rows = []
+    for place, node in _places(program.graph):
+        origin = own.get(node.meta["from_node"][-1].name) if node.meta.get("from_node") else None
+        rows.append([place, origin.name if origin else node.name, network.layer_of(origin) if origin else ""])
+    return rows
+
+
+def _places(graph: Graph) -> list[tuple[str, Node]]:
+    """Every op with a place that saving doesn't change: its number and target; an item of a tuple is placed by that tuple's op."""
+    calls = [node for node in graph.nodes if node.op == "call_function"]
+    numbers = {node: f"{i} {node.target}" for i, node in enumerate(n for n in calls if n.target is not getitem)}
+    items = {node: f"{numbers.get(node.args[0])}[{node.args[1]}]" for node in calls if node.target is getitem}
+    return [(place, node) for node, place in (numbers | items).items()]
 
 
 def load(path: str | PathLike[str]) -> Network:
@@ -96,12 +110,13 @@ def _read(path: Path) -> bytes:
 def _own(program: ExportedProgram, facts: dict[str, Any], path: Path) -> Network:
     if facts["format"] > FORMAT:
         raise FileError(f"'{path}' has format {facts['format']}, this karui reads up to {FORMAT}; update karui")
+    known = {place: (name, layer) for place, name, layer in facts["nodes"]}
+    found = {node.name: known[place] for place, node in _places(program.graph) if place in known}
     module, _ = canonical(program, {})
-    module = renamed(module, {exported: name for exported, (name, _) in facts["nodes"].items()})
-    layers = {name: layer for name, layer in facts["nodes"].values()}
     for node in module.graph.nodes:
-        if node.name in layers:
-            node.meta["karui_layer"] = layers[node.name]
+        if node.name in found:
+            node.meta["karui_layer"] = found[node.name][1]
+    module = renamed(module, {exported: name for exported, (name, _) in found.items()})
     module.train()
     network = Network(
         module,

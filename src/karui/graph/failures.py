@@ -84,13 +84,15 @@ def explain(error: Exception, watcher: Watcher) -> CaptureError:
     if ".numpy()" in text:
         return CaptureError(f"{line}forward leaves torch (.numpy()), which a graph can't follow; use torch's own functions")
     if "Unsupported" in type(error).__name__ or "nsupported" in text:
-        return CaptureError(f"{line}torch.export can't follow this: {reason_of(error)}; use plain tensor code and return tensors, tuples or dicts")
+        return CaptureError(
+            f"{line}torch.export can't follow this: {reason_of(error)}; use plain tensor code and return tensors, tuples or dicts"
+        )
     return CaptureError(f"{line}torch.export can't capture this network: {reason_of(error)}; try to write this line as plain tensor code")
 
 
 def fixed_batch(line: str) -> CaptureError:
     """The network takes only the example's number of samples."""
     return CaptureError(
-        f"{line}the network fixes its batch size here (a written-out number of samples, a loop over samples, or samples mixed with channels);"
+        f"{line}the network fixes its batch size here (a written-out number of samples, a loop over them, or samples mixed with channels);"
         " use x.size(0), -1 or flatten(1), so that any batch size works"
     )

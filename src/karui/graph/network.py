@@ -57,7 +57,7 @@ class Network:
         for spec, x in zip(self.inputs, inputs):
             if tuple(x.shape[1:]) != spec.shape or x.dim() == 0:
                 raise DataError(
-                    f"network '{self.name}' was captured for {self._takes()}, got '{spec.name}' {list(x.shape)}: only the batch size N is free;"
+                    f"network '{self.name}' was captured for {self._takes()}, got '{spec.name}' {list(x.shape)}: only N is free;"
                     " resize the data, or capture the network with an example of this shape"
                 )
         return self.module(*inputs)

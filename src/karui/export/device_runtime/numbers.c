@@ -1,46 +1,74 @@
-/* Numbers: a text of floats between commas, blanks and line ends, in the order of the input; lines that begin with # are left out. */
+/* Numbers: a text of floats between commas, semicolons, blanks and line ends, in the order of the input. What stands behind a # is left
+ * out, up to the line's end. */
 
-static int read_numbers(const char *path, float *to, long count)
+static int between_numbers(int c)
 {
-    FILE *file = fopen(path, "r");
-    char word[64], line[160];
+    return c == ',' || c == ';' || c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '#' || c == EOF;
+}
+
+/* A whole word of `length` characters as a finite number. */
+static int number_of(const char *word, int length, float *value)
+{
+    char *end;
+    const double found = strtod(word, &end);
+    if (end != word + length || !(found >= -3.0e38 && found <= 3.0e38))
+        return 1;
+    *value = (float)found;
+    return 0;
+}
+
+static int complain_of_word(const char *path, long place, char *word)
+{
+    char line[160];
+    char *c;
+    for (c = word; *c; c++)
+        if (*c < ' ' || *c > '~')
+            *c = '?';
+    sprintf(line, "value %ld, '%.40s', is not a finite number; put # before lines that hold none", place, word);
+    return complain(path, line);
+}
+
+static int read_text(FILE *file, const char *path, float *to, long count)
+{
+    char word[64], line[80];
     long found = 0;
     int c, length = 0, comment = 0;
-    if (file == NULL)
-        return complain(path, "can't be opened");
     do {
         c = fgetc(file);
-        if (comment) {
-            comment = c != '\n' && c != EOF;
-        } else if (c == '#') {
-            comment = 1;
-        } else if (c == ',' || c == ';' || c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == EOF) {
-            char *end;
-            double value;
-            if (length == 0)
-                continue;
+        if (!comment && !between_numbers(c)) {
+            if (length < (int)sizeof word - 1)
+                word[length] = (char)c;
+            length += length < (int)sizeof word;
+        } else if (length > 0) {
+            float value;
+            const int too_long = length == (int)sizeof word;
+            length -= too_long;
             word[length] = 0;
-            value = strtod(word, &end);
-            if (*end || !(value >= -3.0e38 && value <= 3.0e38)) {
-                fclose(file);
-                for (end = word; *end; end++)
-                    if (*end < ' ' || *end > '~')
-                        *end = '?';
-                sprintf(line, "value %ld, '%.40s', is not a finite number", found + 1, word);
-                return complain(path, line);
-            }
+            if (too_long || number_of(word, length, &value))
+                return complain_of_word(path, found + 1, word);
             if (found < count)
-                to[found] = (float)value;
+                to[found] = value;
             found++;
             length = 0;
-        } else if (length < (int)sizeof word - 1) {
-            word[length++] = (char)c;
         }
+        comment = (comment || c == '#') && c != '\n';
     } while (c != EOF);
-    fclose(file);
+    if (ferror(file))
+        return complain(path, "can't be read");
     if (found != count) {
         sprintf(line, "holds %ld numbers, expected %ld", found, count);
         return complain(path, line);
     }
     return 0;
+}
+
+static int read_numbers(const char *path, float *to, long count)
+{
+    FILE *file = fopen(path, "r");
+    int failed;
+    if (file == NULL)
+        return complain(path, "can't be opened");
+    failed = read_text(file, path, to, count);
+    fclose(file);
+    return failed;
 }

@@ -1,5 +1,7 @@
 /* Pictures: binary PGM and PPM of any size, with one or two bytes a value, to bytes [height][width][channels]. */
 
+#define MOST_PIXELS 100000000L
+
 static int read_number(FILE *file, long *value)
 {
     int c = fgetc(file);
@@ -46,50 +48,57 @@ static void resize(const unsigned char *from, long width, long height, long colo
         }
 }
 
-static int read_picture(const char *path, unsigned char *to, long w, long h, long channels)
+/* One value of the picture, 0 … 255; EOF at the file's end. */
+static long read_value(FILE *file, long most)
 {
-    FILE *file = fopen(path, "rb");
+    long value = fgetc(file);
+    if (most > 255 && value != EOF) {
+        const int low = fgetc(file);
+        value = low == EOF ? EOF : value * 256 + low;
+    }
+    if (value == EOF || most == 255)
+        return value;
+    return ((value > most ? most : value) * 255 + most / 2) / most;
+}
+
+static int decode_picture(FILE *file, const char *path, unsigned char *to, long w, long h, long channels)
+{
     unsigned char *bytes;
     long width, height, most, colours, count, i;
-    int kind;
-    if (file == NULL)
-        return complain(path, "can't be opened");
-    kind = fgetc(file) == 'P' ? fgetc(file) : 0;
-    if (kind != '5' && kind != '6') {
-        fclose(file);
+    const int kind = fgetc(file) == 'P' ? fgetc(file) : 0;
+    if (ferror(file))
+        return complain(path, "can't be read");
+    if (kind != '5' && kind != '6')
         return complain(path, "is not a binary PGM or PPM picture (P5 or P6); convert it first");
-    }
-    if (read_number(file, &width) || read_number(file, &height) || read_number(file, &most) || width < 1 || height < 1 || most < 1) {
-        fclose(file);
+    if (read_number(file, &width) || read_number(file, &height) || read_number(file, &most) || width < 1 || height < 1 || most < 1)
         return complain(path, "has a damaged header");
-    }
+    if (width > MOST_PIXELS / height)
+        return complain(path, "has more than 100 million pixels; make it smaller");
     colours = kind == '6' ? 3 : 1;
-    if (width * height > 100000000L) {
-        fclose(file);
-        return complain(path, "has more than 100 million pixels");
-    }
     count = width * height * colours;
     bytes = (unsigned char *)malloc((size_t)count);
-    if (bytes == NULL) {
-        fclose(file);
-        return complain(path, "doesn't fit into memory");
-    }
+    if (bytes == NULL)
+        return complain(path, "doesn't fit into memory; make it smaller");
     for (i = 0; i < count; i++) {
-        long value = fgetc(file);
-        if (most > 255 && value != EOF) {
-            const int low = fgetc(file);
-            value = low == EOF ? EOF : value * 256 + low;
-        }
+        const long value = read_value(file, most);
         if (value == EOF) {
             free(bytes);
-            fclose(file);
             return complain(path, "ends in the middle of the picture");
         }
-        value = value > most ? most : value;
-        bytes[i] = (unsigned char)(most == 255 ? value : (value * 255 + most / 2) / most);
+        bytes[i] = (unsigned char)value;
     }
-    fclose(file);
     resize(bytes, width, height, colours, to, w, h, channels);
     free(bytes);
     return 0;
+}
+
+static int read_picture(const char *path, unsigned char *to, long w, long h, long channels)
+{
+    FILE *file = fopen(path, "rb");
+    int failed;
+    if (file == NULL)
+        return complain(path, "can't be opened");
+    failed = decode_picture(file, path, to, w, h, channels);
+    fclose(file);
+    return failed;
 }

@@ -48,7 +48,9 @@ def _inputs(example: Tensor | Sequence[Tensor] | None) -> tuple[Tensor, ...]:
     """Two samples of each input, copied to the CPU; torch.export takes a size of one for a constant."""
     tensors = (example,) if isinstance(example, Tensor) else tuple(example or ())
     if not tensors or not all(isinstance(x, Tensor) and x.dim() > 0 for x in tensors):
-        raise CaptureError("capture needs an example: the tensor (or the tuple of tensors) that forward takes, with the batch as first axis")
+        raise CaptureError(
+            "capture needs an example: the tensor (or the tuple of tensors) that forward takes, with the batch as first axis"
+        )
     if len({len(x) for x in tensors}) != 1 or len(tensors[0]) == 0:
         sizes = ", ".join(str(tuple(x.shape)) for x in tensors)
         raise CaptureError(f"the example's inputs are {sizes}: expected the same number of samples (at least one) as first axis of each")
@@ -59,14 +61,18 @@ def _twin(module: nn.Module) -> nn.Module:
     """A copy to work on, on the CPU and in float32."""
     for path, child in module.named_modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm) and child.momentum is None and child.track_running_stats:
-            raise CaptureError(f"'{path}' is a {type(child).__name__} with momentum=None, whose average needs a counter; give it momentum=0.1")
+            raise CaptureError(
+                f"'{path}' is a {type(child).__name__} with momentum=None, whose average needs a counter; give it momentum=0.1"
+            )
     for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if isinstance(tensor, UninitializedTensorMixin):
             raise CaptureError(f"'{path}' has no shape yet (a lazy layer); run the network once on an example before capturing it")
     try:
         return copy.deepcopy(module).cpu().float()
     except Exception as error:  # a module may hold anything, and copying it may raise anything
-        raise CaptureError(f"{type(module).__name__} can't be copied: {failures.reason_of(error)}; make it work with copy.deepcopy") from None
+        raise CaptureError(
+            f"{type(module).__name__} can't be copied: {failures.reason_of(error)}; make it work with copy.deepcopy"
+        ) from None
 
 
 def _reference(module: nn.Module, two: tuple[Tensor, ...], three: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -77,7 +83,9 @@ def _reference(module: nn.Module, two: tuple[Tensor, ...], three: tuple[Tensor, 
             module(*copy.deepcopy(two))
         except Exception as error:  # the user's code may raise anything
             line = failures.line_of(error)
-            raise CaptureError(f"{line}the network fails on the example itself: {failures.reason_of(error)}; check the example's shape") from None
+            raise CaptureError(
+                f"{line}the network fails on the example itself: {failures.reason_of(error)}; check the example's shape"
+            ) from None
         try:
             outputs = module(*copy.deepcopy(three))
         except Exception as error:
