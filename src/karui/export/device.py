@@ -14,7 +14,7 @@ from karui.program.program import Input, Program, Tensor
 
 HEAD = """\
 /* {title}: {usage}
- * Prints the label, its score and the milliseconds that the network took. With --all: every output instead. */
+ * Prints for each sample the label, its score and the milliseconds that the network takes. With --all: every output instead. */
 
 #include <math.h>
 #include <stdio.h>
@@ -34,20 +34,26 @@ static int run(void)
 {reset}    return {name}_run({arguments}, arena);
 }}
 
-/* Mean milliseconds of a run, over a twentieth of a second. */
+/* Milliseconds of a run: the mean over a twentieth of a second, measured on the first sample. */
 static double milliseconds(void)
 {{
+    static double mean = -1.0;
     const clock_t start = clock();
+    clock_t spent = 0;
     long runs = 0;
+    if (mean >= 0.0)
+        return mean;
     do {{
         run();
         runs++;
-    }} while (clock() - start < CLOCKS_PER_SEC / 20);
-    return 1e3 * (double)(clock() - start) / CLOCKS_PER_SEC / (double)runs;
+        spent = start == (clock_t)-1 ? CLOCKS_PER_SEC : clock() - start; /* -1: there is no clock */
+    }} while (spent < CLOCKS_PER_SEC / 20);
+    mean = start == (clock_t)-1 ? 0.0 : 1e3 * (double)spent / CLOCKS_PER_SEC / (double)runs;
+    return mean;
 }}
 
-/* One sample: `files` holds one name for each input. */
-static int sample(char **files, int all)
+/* One sample: `files` holds one name for each input, `tail` ends every line of the answer. */
+static int sample(char **files, int all, const char *tail)
 {{
     static float values[{upper}_{out}_COUNT];
     long i;
@@ -60,29 +66,33 @@ static int sample(char **files, int all)
 
 int main(int argc, char **argv)
 {{
-    int all = argc > 1 && strcmp(argv[1], "--all") == 0, i;
-    if (argc < 2 + all || (argc - 1 - all) % {upper}_INPUTS != 0)
+    const int all = argc > 1 && strcmp(argv[1], "--all") == 0, first = 1 + all;
+    int i, failed = 0;
+    if (argc <= first || argv[first][0] == '-' || (argc - first) % {upper}_INPUTS != 0)
         return complain("usage", "{usage}");
-    for (i = 1 + all; i < argc; i += {upper}_INPUTS)
-        if (sample(argv + i, all))
-            return 1;
-    return 0;
+    for (i = first; i < argc; i += {upper}_INPUTS) {{
+        const int several = argc - first > {upper}_INPUTS;
+        char tail[300];
+        sprintf(tail, "%s%.256s\\n", several ? "\\t" : "", several ? argv[i] : "");
+        failed |= sample(argv + i, all, tail); /* a bad file doesn't keep the others from their answers */
+    }}
+    return failed;
 }}
 """
 CLASSES = """\
     if (!all) {{
         const long best = greatest(values, {upper}_{out}_COUNT);
-        printf("{label}\\t%.4f\\t%.3f ms\\n", {best}, (double){score}, milliseconds());
+        printf("{label}\\t%.4f\\t%.3f ms%s", {best}, (double){score}, milliseconds(), tail);
         return 0;
     }}
 """
 NUMBERS = """\
     if (!all)
-        printf("%.3f ms\\n", milliseconds());
+        printf("%.3f ms%s", milliseconds(), tail);
 """
 EACH = """\
     for (i = 0; i < {upper}_{out}_COUNT; i++)
-        printf("%ld\\t%.7g\\n", i, (double)values[i]);
+        printf("{each}%s", i, (double)values[i]{names}, tail);
 """
 
 

@@ -44,7 +44,7 @@ def verify(network: Network, module: nn.Module, inputs: tuple[Tensor, ...], expe
         if not gap <= TOLERANCE:
             layer = first_difference(network, module.eval(), inputs)
             raise CaptureError(
-                f"{layer} computes something else in the captured graph than in evaluation (output '{name}': {gap:.1e} of its greatest value,"
+                f"{layer} computes something else in the graph than in evaluation (output '{name}': {gap:.1e} of its greatest value,"
                 f" at most {TOLERANCE:.0e}); does its forward depend on self.training or on chance? Use torch's layers for that"
             )
 

@@ -30,11 +30,17 @@ static int complain_of_word(const char *path, long place, char *word)
 
 static int read_text(FILE *file, const char *path, float *to, long count)
 {
+    static const int mark[3] = {0xEF, 0xBB, 0xBF}; /* which some programs put before a text in UTF-8 */
     char word[64], line[80];
     long found = 0;
-    int c, length = 0, comment = 0;
+    int c, marks = 0, length = 0, comment = 0;
     do {
         c = fgetc(file);
+        if (marks < 3 && c == mark[marks]) {
+            marks++;
+            continue;
+        }
+        marks = 3;
         if (!comment && !between_numbers(c)) {
             if (length < (int)sizeof word - 1)
                 word[length] = (char)c;
