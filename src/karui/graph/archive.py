@@ -135,7 +135,7 @@ def _foreign(program: ExportedProgram, path: Path) -> Network:
     for name, tensor in program.state_dict.items():
         ties.setdefault(tensor.data_ptr() or id(tensor), []).append(name)
     tied = {first: tuple(others) for first, *others in ties.values() if others}
-    specs = []
+    specs: list[InputSpec] = []
     placeholders = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
     for name in program.graph_signature.user_inputs:
         value = placeholders[str(name)].meta["val"]

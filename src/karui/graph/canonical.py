@@ -176,7 +176,8 @@ def _flat_outputs(graph: Graph, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def renamed(module: GraphModule, names: Mapping[str, str]) -> GraphModule:
     """The same graph with other names for its nodes."""
-    graph, copies = Graph(), {}
+    graph = Graph()
+    copies: dict[Node, Node] = {}
     for node in module.graph.nodes:
         args = torch.fx.node.map_arg(node.args, copies.__getitem__)
         kwargs = torch.fx.node.map_arg(node.kwargs, copies.__getitem__)

@@ -145,7 +145,7 @@ def _(w: Tensor, scale: Tensor | None = None) -> Tensor:
 
 
 def _binarize_setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor | None], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+    ctx.save_for_backward(*inputs)  # type: ignore[arg-type]
 
 
 def _binarize_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor | None]:

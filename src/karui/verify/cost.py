@@ -23,12 +23,12 @@ def cost_of(program: Program, target: str, folder: Path, *, latency: bool = True
     if target == "onnx":
         artifact = onnx_target.write(program, folder)
         session = ort.load(artifact.main)
-        timing = measure.latency(session.call(sample)) if latency else None
-        return Cost(bytes=artifact.main.stat().st_size, latency_ms=timing and timing.median_ms)
+        median = measure.latency(session.call(sample)).median_ms if latency else None
+        return Cost(bytes=artifact.main.stat().st_size, latency_ms=median)
     artifact = c_target.write(program, folder)
     library = host.build(artifact)
-    timing = measure.latency(library.call(sample)) if latency else None
-    return Cost(bytes=library.sections.flash, peak_ram=arena_bytes(artifact), latency_ms=timing and timing.median_ms)
+    median = measure.latency(library.call(sample)).median_ms if latency else None
+    return Cost(bytes=library.sections.flash, peak_ram=arena_bytes(artifact), latency_ms=median)
 
 
 def arena_bytes(artifact: Artifact) -> int:

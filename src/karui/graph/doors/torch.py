@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from karui.errors import CaptureError
 from karui.graph import failures
@@ -46,7 +46,7 @@ def capture(
 
 def _inputs(example: Tensor | Sequence[Tensor] | None) -> tuple[Tensor, ...]:
     """Two samples of each input, copied to the CPU; torch.export takes a size of one for a constant."""
-    tensors = (example,) if isinstance(example, Tensor) else tuple(example or ())
+    tensors: tuple[Any, ...] = (example,) if isinstance(example, Tensor) else tuple(example or ())
     if not tensors or not all(isinstance(x, Tensor) and x.dim() > 0 for x in tensors):
         raise CaptureError(
             "capture needs an example: the tensor (or the tuple of tensors) that forward takes, with the batch as first axis"
@@ -65,7 +65,7 @@ def _twin(module: nn.Module) -> nn.Module:
                 f"'{path}' is a {type(child).__name__} with momentum=None, whose average needs a counter; give it momentum=0.1"
             )
     for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if isinstance(tensor, UninitializedTensorMixin):
+        if is_lazy(tensor):
             raise CaptureError(f"'{path}' has no shape yet (a lazy layer); run the network once on an example before capturing it")
     try:
         return copy.deepcopy(module).cpu().float()
