@@ -68,6 +68,8 @@ def _names(network: Network, program: ExportedProgram) -> list[list[str]]:
     rows = []
     for place, node in _places(program.graph):
         origin = own.get(node.meta["from_node"][-1].name) if node.meta.get("from_node") else None
+        if origin is not None and node.target is getitem and origin.target is not getitem:  # an item names its tuple as where it is from
+            origin = next((item for item in origin.users if item.target is getitem and item.args[1] == node.args[1]), None)
         rows.append([place, origin.name if origin else node.name, network.layer_of(origin) if origin else ""])
     return rows
 

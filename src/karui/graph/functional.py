@@ -40,7 +40,7 @@ def functionalize(graph: Graph) -> None:
         for user in list(written.users):
             if user is not node and order[user] > order[node]:
                 user.replace_input_with(written, node)
-        node.target = _twin(node)
+        _substitute(node, _twin(node))
 
 
 def _written(node: Node) -> Node | None:
@@ -102,6 +102,15 @@ def _twin(node: Node) -> Any:
             f"{where(node)}: {target} changes a tensor in place and has no functional twin; use an op that returns a new tensor"
         )
     return twin
+
+
+def _substitute(node: Node, twin: Any) -> None:
+    """Call the twin; a value that the in-place op left to its default is written out, for the twin may have none."""
+    assert isinstance(node.target, OpOverload)
+    places = node.target._schema.arguments
+    while len(node.args) < len(places) and not places[len(node.args)].kwarg_only and places[len(node.args)].has_default_value():
+        node.args = (*node.args, places[len(node.args)].default_value)
+    node.target = twin
 
 
 def where(node: Node) -> str:

@@ -53,7 +53,7 @@ def switch(graph: Graph, training: bool) -> None:
         elif node.target in DRAWS:
             probability = node.args[1]
             _set(node, 1, 1.0)
-            for user in node.users:
+            for user in list(node.users):
                 if user.target in DIVISIONS and user.args[0] is node and user.args[1] == probability:
                     _set(user, 1, 1.0)
 
