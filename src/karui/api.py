@@ -134,12 +134,11 @@ def report(run: str | Path) -> Path:
 
 
 def demo(out: str | Path = "runs/demo", *, seed: int = 0, progress: Progress = SILENT) -> Result:
-    """Compress the shipped LeNet-5 for Fashion-MNIST under a budget, with the shipped ResNet-20 as its teacher."""
+    """Compress the shipped LeNet-5 for Fashion-MNIST under a budget; it is its own teacher, which measured better than the ResNet-20."""
     return compress(
         "zoo:lenet5",
         datasets.load("fashion-mnist", sample=True),
         DEMO_BUDGET,
-        teacher="zoo:resnet20",
         out=out,
         name="lenet5",
         seed=seed,

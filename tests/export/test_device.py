@@ -73,7 +73,7 @@ def test_200_pictures_as_the_interpreter_sees_them(grey: tuple[Program, Path], b
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     best = call(folder, bare, *paths[:3])
     for line, values in zip(best.stdout.splitlines(), expected, strict=False):
-        label, score, time = line.split("\t")
+        label, score, time, _file = line.split("\t")
         share = np.exp(values - values.max()) / np.exp(values - values.max()).sum()
         assert label == LABELS[values.argmax()]
         assert float(score) == pytest.approx(share.max(), abs=1e-4)

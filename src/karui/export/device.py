@@ -92,7 +92,7 @@ NUMBERS = """\
 """
 EACH = """\
     for (i = 0; i < {upper}_{out}_COUNT; i++)
-        printf("{each}%s", i, (double)values[i]{names}, tail);
+        printf("%ld\\t%.7g%s", i, (double)values[i], tail);
 """
 
 

@@ -15,7 +15,7 @@ from karui.data import Data
 from karui.finetune.loop import Training
 from karui.finetune.phases import Phase
 
-LONG_EPOCHS, LONG_STEPS, MOST_EPOCHS = 4, 900, 30  # a phase that has to make up for lost weights
+LONG_EPOCHS, LONG_STEPS, MOST_EPOCHS = 4, 2500, 40  # a phase that has to make up for lost weights
 SHORT = 0.4  # a quantizing phase has less to repair
 
 
@@ -39,21 +39,21 @@ def ladder(data: Data, effort: float = 1.0) -> tuple[Rung, ...]:
         return Phase(techniques=(*techniques, Distill()), training=training)
 
     def quantized() -> Phase:
-        return train((Quantize(),), SHORT, 2e-4)
+        return train((Quantize(),), SHORT, 1e-4)
 
     rungs = [Rung(name="int8", family="", phases=(quantized(),), why="8-bit integers: a quarter of the bytes at next to no loss")]
     for percent in (30, 50):
-        prune = train((PruneChannels(pruning_ratio=percent / 100),), 1.0, 1e-3)
+        prune = train((PruneChannels(pruning_ratio=percent / 100),), 1.0, 5e-4)
         why = f"{percent} % fewer channels: less arithmetic and less memory on any device"
         rungs.append(Rung(name=f"channels-{percent}-int8", family="channels", phases=(prune, quantized()), why=why))
     for percent in (80, 90, 95):
-        prune = train((Prune(sparsity=percent / 100, schedule="cubic"),), 1.0, 1e-3)
+        prune = train((Prune(sparsity=percent / 100, schedule="cubic"),), 1.0, 5e-4)
         why = f"{percent} % of the weights gone, the rest stored with their places: the fewest bytes"
         rungs.append(Rung(name=f"sparse-{percent}-int8", family="sparse", phases=(prune, quantized()), why=why))
     return tuple(rungs)
 
 
 def long_steps(data: Data) -> int:
-    """Training steps of a long phase: four epochs, more on small data, never over thirty epochs."""
+    """Training steps of a long phase: four epochs, more on small data, never over forty epochs."""
     epoch = data.train.steps(Training().batch_size)
     return min(max(LONG_EPOCHS * epoch, LONG_STEPS), MOST_EPOCHS * epoch)
