@@ -14,7 +14,9 @@ from karui.program.program import Op
 from karui.program.windows import edges, square
 
 TILE_BYTES = 4096  # decoded rows that are kept at a time, if four rows don't need more
-MOST_LISTED = 0.35  # denser rows are faster in full
+MOST_LISTED = 0.15  # denser rows are faster in full, on machines with vectors by far; on a Cortex-M a list pays up to a third
+VECTOR = 16  # numbers that a loop takes at a time, at most, on the machines that karui is tuned on
+SHORT = 128  # inputs; the rest of a longer row doesn't count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +84,10 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
         patch, stored, counts = source.take("int16_t", w.inputs), source.take("int8_t", tile * w.most), source.take("int32_t", tile)
         source.call("k_sparse_i8", x, y, lay, weight(source, op, w), q, patch, lists, stored, counts)
     else:
-        tile = g["o"] // g["groups"] if w.in_place else _tile(g, w.inputs)
-        lay, patch = _layer(source, op, g, w, tile), source.take("int16_t", w.inputs)
-        rows = "NULL" if w.in_place else source.take("int8_t", tile * w.inputs)
+        stride, in_place = _stride(g, w)
+        tile = g["o"] // g["groups"] if in_place else _tile(g, stride)
+        lay, patch = _layer(source, op, g, w, tile, stride), source.take("int16_t", stride)
+        rows = "NULL" if in_place else source.take("int8_t", tile * stride)
         index, stored = _index(source, w, 1), source.take("int8_t", w.most) if w.sparse else "NULL"
         source.call("k_dense_i8", x, y, lay, weight(source, op, w), q, patch, rows, index, stored)
 
@@ -105,9 +108,10 @@ def _float(source: Source, op: Op, g: Geometry, w: Coded) -> None:
         stored, counts = source.take("float", tile * w.most), source.take("int32_t", tile)
         source.call("k_sparse_f32", x, y, lay, weight(source, op, w), finish, patch_of, patch, lists, stored, counts)
     else:
-        tile = g["o"] // g["groups"] if w.in_place else _tile(g, w.inputs * 4)
-        lay, patch = _layer(source, op, g, w, tile), source.take("float", w.inputs)
-        rows = "NULL" if w.in_place else source.take("float", tile * w.inputs)
+        stride, in_place = _stride(g, w)
+        tile = g["o"] // g["groups"] if in_place else _tile(g, stride * 4)
+        lay, patch = _layer(source, op, g, w, tile, stride), source.take("float", stride)
+        rows = "NULL" if in_place else source.take("float", tile * stride)
         index, stored = _index(source, w, 1), source.take("float", w.most) if w.sparse else "NULL"
         source.call("k_dense_f32", x, y, lay, weight(source, op, w), finish, patch_of, patch, rows, index, stored)
 
@@ -147,13 +151,23 @@ def requant_of(source: Source, op: Op) -> str:
     return f"&{source.constant(f'{op.name}.requant', 'k_requant', text)}"
 
 
-def _layer(source: Source, op: Op, g: Geometry, w: Coded, tile: int) -> str:
-    name = source.constant(f"{op.name}.layer", "k_layer", structure(**g.fields, tile=tile, most=w.most))
+def _layer(source: Source, op: Op, g: Geometry, w: Coded, tile: int, stride: int = 0) -> str:
+    name = source.constant(f"{op.name}.layer", "k_layer", structure(**g.fields, tile=tile, most=w.most, stride=stride))
     return f"&{name}"
 
 
 def _is_depthwise(g: Geometry) -> bool:
     return 1 < g["groups"] == g["c"] == g["o"]
+
+
+def _stride(g: Geometry, w: Coded) -> tuple[int, bool]:
+    """From row to row of a tile, and whether rows are read in place.
+
+    Short rows of many pixels are copied and filled up with zeros to whole vectors, as a compiler's loops do the rest one by one.
+    """
+    filled = -(-w.inputs // VECTOR) * VECTOR
+    copy = g.pixels > 1 and w.inputs < SHORT and filled != w.inputs
+    return (filled, False) if copy else (w.inputs, w.in_place)
 
 
 def _listed(w: Coded) -> bool:

@@ -76,7 +76,7 @@ def wrapped(words: list[str]) -> str:
 # ── The hand-written kernels ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 RUNTIME = ("weights", "layer", "mac_i8", "mac_f32", "moves", "elementwise", "reduce", "norm", "recurrent", "unary")
-_DEFINES = re.compile(r"^(?:static [\w *]*?(k_\w+)\(|typedef [^;{]*?(k_\w+)[(;]|\} (k_\w+);)", re.M)
+_DEFINES = re.compile(r"^(?:static [\w *]*?(k_\w+)\(|typedef [^;{]*?(k_\w+)[(;]|\} (k_\w+);|#define (k_\w+))", re.M)
 _NAME = re.compile(r"\bk_\w+")
 
 

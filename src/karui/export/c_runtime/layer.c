@@ -1,14 +1,24 @@
 /* What convolutions, depthwise convolutions and linear layers share: geometry, patches, requantization.
  *
  * Images are [h][w][c]; a 1-D sequence has h = 1, a linear layer is a 1×1 convolution over its rows. A patch is what one output pixel
- * sees, [kh][kw][c / groups], with zeros for padding; weights of a row lie in the same order. */
+ * sees, [kh][kw][c / groups], with zeros for padding; weights of a row lie in the same order.
+ *
+ * Kernels copy what their inner loops need into locals: a store to an int8_t may otherwise change anything, so the compiler reads it anew. */
 
 #include <stdint.h>
+
+/* Before a kernel that is compiled once, however many layers call it: copies would cost more bytes than they save time. */
+#if defined(__GNUC__)
+#define k_once __attribute__((noinline))
+#else
+#define k_once
+#endif
 
 /* Sizes of a layer. `tile`: rows that are decoded at a time, so that a decoder's work is shared by all pixels. */
 typedef struct {
     int32_t h, w, c, oh, ow, o, kh, kw, sy, sx, top, left, dy, dx, groups, tile;
-    int32_t most; /* stored weights in the fullest row */
+    int32_t most;   /* stored weights in the fullest row */
+    int32_t stride; /* from row to row of a tile; what lies behind a row and behind the patch is zero */
 } k_layer;
 
 /* From sums to int8: y = (Σ sum · multiplier + bias) >> shift, clamped; tables have one entry per output channel. */

@@ -58,87 +58,91 @@ static void k_scale_f32(float *y, int32_t count, float factor, float low, float 
 }
 
 /* The greatest code under each window; padding never wins. */
-static void k_max_pool_i8(const int8_t *x, int8_t *y, const k_layer *l)
+static void k_max_pool_i8(const int8_t *restrict x, int8_t *restrict y, const k_layer *l)
 {
+    const int32_t channels = l->c, w = l->w;
     int32_t oy, ox, iy, ix, c, y0, y1, x0, x1;
     for (oy = 0; oy < l->oh; oy++)
-        for (ox = 0; ox < l->ow; ox++, y += l->c) {
+        for (ox = 0; ox < l->ow; ox++, y += channels) {
             const int32_t top = oy * l->sy - l->top, left = ox * l->sx - l->left;
             k_taps(top, 1, l->kh, l->h, &y0, &y1);
-            k_taps(left, 1, l->kw, l->w, &x0, &x1);
-            memset(y, -128, (size_t)l->c);
+            k_taps(left, 1, l->kw, w, &x0, &x1);
+            memset(y, -128, (size_t)channels);
             for (iy = top + y0; iy < top + y1; iy++)
                 for (ix = left + x0; ix < left + x1; ix++) {
-                    const int8_t *pixel = x + (iy * l->w + ix) * l->c;
-                    for (c = 0; c < l->c; c++)
+                    const int8_t *pixel = x + (iy * w + ix) * channels;
+                    for (c = 0; c < channels; c++)
                         y[c] = pixel[c] > y[c] ? pixel[c] : y[c];
                 }
         }
 }
 
 /* The same on floats. */
-static void k_max_pool_f32(const float *x, float *y, const k_layer *l)
+static void k_max_pool_f32(const float *restrict x, float *restrict y, const k_layer *l)
 {
+    const int32_t channels = l->c, w = l->w;
     int32_t oy, ox, iy, ix, c, y0, y1, x0, x1;
     for (oy = 0; oy < l->oh; oy++)
-        for (ox = 0; ox < l->ow; ox++, y += l->c) {
+        for (ox = 0; ox < l->ow; ox++, y += channels) {
             const int32_t top = oy * l->sy - l->top, left = ox * l->sx - l->left;
             k_taps(top, 1, l->kh, l->h, &y0, &y1);
-            k_taps(left, 1, l->kw, l->w, &x0, &x1);
-            for (c = 0; c < l->c; c++)
-                y[c] = x[((top + y0) * l->w + left + x0) * l->c + c];
+            k_taps(left, 1, l->kw, w, &x0, &x1);
+            for (c = 0; c < channels; c++)
+                y[c] = x[((top + y0) * w + left + x0) * channels + c];
             for (iy = top + y0; iy < top + y1; iy++)
                 for (ix = left + x0; ix < left + x1; ix++) {
-                    const float *pixel = x + (iy * l->w + ix) * l->c;
-                    for (c = 0; c < l->c; c++)
+                    const float *pixel = x + (iy * w + ix) * channels;
+                    for (c = 0; c < channels; c++)
                         y[c] = pixel[c] > y[c] ? pixel[c] : y[c];
                 }
         }
 }
 
 /* The mean under each window; `counted`: the numbers of `q` are looked up by the count of real pixels. `sums`: scratch [channels]. */
-static void k_avg_pool_i8(const int8_t *x, int8_t *y, const k_layer *l, const k_requant *q, int32_t counted, int32_t *sums)
+static void k_avg_pool_i8(const int8_t *restrict x, int8_t *restrict y, const k_layer *l, const k_requant *q, int32_t counted, int32_t *restrict sums)
 {
+    const int32_t channels = l->c, w = l->w, zero = q->zero;
     int32_t oy, ox, iy, ix, c, y0, y1, x0, x1;
     for (oy = 0; oy < l->oh; oy++)
         for (ox = 0; ox < l->ow; ox++) {
             const int32_t top = oy * l->sy - l->top, left = ox * l->sx - l->left;
             int32_t entry;
             k_taps(top, 1, l->kh, l->h, &y0, &y1);
-            k_taps(left, 1, l->kw, l->w, &x0, &x1);
+            k_taps(left, 1, l->kw, w, &x0, &x1);
             entry = counted ? (y1 - y0) * (x1 - x0) - 1 : 0;
-            memset(sums, 0, (size_t)l->c * sizeof(int32_t));
+            memset(sums, 0, (size_t)channels * sizeof(int32_t));
             for (iy = top + y0; iy < top + y1; iy++)
                 for (ix = left + x0; ix < left + x1; ix++) {
-                    const int8_t *pixel = x + (iy * l->w + ix) * l->c;
-                    for (c = 0; c < l->c; c++)
-                        sums[c] += pixel[c] - q->zero;
+                    const int8_t *pixel = x + (iy * w + ix) * channels;
+                    for (c = 0; c < channels; c++)
+                        sums[c] += pixel[c] - zero;
                 }
-            for (c = 0; c < l->c; c++)
+            for (c = 0; c < channels; c++)
                 *y++ = k_requantize(q, entry, (int64_t)sums[c] * q->multiplier[entry]);
         }
 }
 
 /* The same on floats; `counted`: padding is left out of the count. */
-static void k_avg_pool_f32(const float *x, float *y, const k_layer *l, int32_t counted, float low, float high)
+static void k_avg_pool_f32(const float *restrict x, float *restrict y, const k_layer *l, int32_t counted, float low, float high)
 {
+    const int32_t channels = l->c, w = l->w;
     int32_t oy, ox, iy, ix, c, y0, y1, x0, x1;
     for (oy = 0; oy < l->oh; oy++)
-        for (ox = 0; ox < l->ow; ox++, y += l->c) {
+        for (ox = 0; ox < l->ow; ox++, y += channels) {
             const int32_t top = oy * l->sy - l->top, left = ox * l->sx - l->left;
             float factor;
             k_taps(top, 1, l->kh, l->h, &y0, &y1);
-            k_taps(left, 1, l->kw, l->w, &x0, &x1);
+            k_taps(left, 1, l->kw, w, &x0, &x1);
             factor = 1.0f / (float)(counted ? (y1 - y0) * (x1 - x0) : l->kh * l->kw);
-            for (c = 0; c < l->c; c++)
+            for (c = 0; c < channels; c++)
                 y[c] = 0.0f;
             for (iy = top + y0; iy < top + y1; iy++)
                 for (ix = left + x0; ix < left + x1; ix++) {
-                    const float *pixel = x + (iy * l->w + ix) * l->c;
-                    for (c = 0; c < l->c; c++)
+                    const float *pixel = x + (iy * w + ix) * channels;
+                    for (c = 0; c < channels; c++)
                         y[c] += pixel[c];
                 }
-            for (c = 0; c < l->c; c++)
+            for (c = 0; c < channels; c++)
                 y[c] = k_between(y[c] * factor, low, high);
         }
 }

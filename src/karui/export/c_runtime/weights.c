@@ -88,8 +88,9 @@ static int32_t k_where_bitmask(const k_weight *w, k_cursor *c, int32_t row, k_in
 /* Gaps: from one stored block to the next; the largest code says "that far, and nothing there". */
 static int32_t k_where_gaps(const k_weight *w, k_cursor *c, int32_t row, k_index *index)
 {
-    const int32_t blocks = (w->inputs + w->block_columns - 1) / w->block_columns, bits = w->where_bits;
+    const int32_t columns = w->block_columns, blocks = (w->inputs + columns - 1) / columns, bits = w->where_bits;
     const uint32_t escape = (1u << bits) - 1u;
+    const uint8_t *support = w->support;
     uint32_t where, gap;
     int32_t block, count = 0;
     if (row % w->block_rows == 0) {
@@ -99,10 +100,12 @@ static int32_t k_where_gaps(const k_weight *w, k_cursor *c, int32_t row, k_index
     where = c->row_where;
     block = c->row_block;
     while (block < blocks) {
-        if (block >= 0)
+        if (block >= 0 && columns == 1)
+            index[count++] = (k_index)block;
+        else if (block >= 0)
             count = k_block(w, block, count, index);
         do {
-            gap = k_bits(w->support, where, bits);
+            gap = k_bits(support, where, bits);
             where += (uint32_t)bits;
             block += (int32_t)gap;
         } while (gap == escape);
