@@ -32,7 +32,7 @@ def sections(path: Path) -> Sections:
     content = Path(path).read_bytes()
     try:
         found = _headers(content)
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise FileError(f"'{path}' is no ELF object ({error}); compile for Linux or a bare-metal target") from error
     total = {"text": 0, "rodata": 0, "data": 0, "bss": 0}
     for name, kind, flags, size in found:
