@@ -25,7 +25,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         found = shutil.which(tool)
         assert found, tool
         (folder / tool).symlink_to(found)
-    return {"PATH": str(folder), "CFLAGS": "-O1"}
+    return {"PATH": str(folder), "CFLAGS": "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"}
 
 
 def call(folder: Path, bare: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -125,6 +125,10 @@ def test_a_colour_network_takes_grey_pictures(bare: dict[str, str], tmp_path: Pa
         (b"P5\n60000 60000\n255\n", "more than 100 million"),
         (b"\x89PNG\r\n", "not a binary PGM or PPM"),
         (b"", "not a binary PGM or PPM"),
+        (b"P6 # a comment without an end", "damaged header"),
+        (b"P6 16 -16 255 ", "damaged header"),
+        (b"P5 16 16 65536 ", "damaged header"),
+        (b"P5 1 65535 65535 " + bytes(131069), "ends in the middle"),
     ],
 )
 def test_bad_pictures(grey: tuple[Program, Path], bare: dict[str, str], tmp_path: Path, content: bytes, message: str) -> None:
