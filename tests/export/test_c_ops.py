@@ -123,12 +123,37 @@ def functions() -> Iterator[Case]:
         yield name, one("unary", [(400,)], (400,), function=name, alpha=alpha)
 
 
+def embedding(w: Any) -> Program:
+    p = program(
+        "embedding", [tensor("x", (5,), None, "int32")], [tensor("y", (5, w.shape[1]), None)], {"weight": floats(np.zeros(w.shape))}
+    )
+    return Program(**{**vars(p), "weights": {"weight": w}})
+
+
+def tables_and_recurrences() -> Iterator[Case]:
+    for support in ("dense", "element", "block", "n:m"):
+        for values in ("float", "affine", "sign", "ternary", "codebook"):
+            yield f"embedding {support} {values}", embedding(make_weight(support, values, (3, 12), seed=4, name="weight"))
+    for kind, gates in (("gru", 3), ("lstm", 4)):
+        for i, (support, values) in enumerate((("dense", "float"), ("element", "float"), ("block", "affine"), ("dense", "codebook"))):
+            ih = make_weight(support, values, (gates * 5, 7), seed=i, name="weight_ih")
+            hh = make_weight("dense" if i == 2 else support, values, (gates * 5, 5), seed=i + 9, name="weight_hh")
+            outs = [tensor("y", (6, 5), None), *(tensor(n, (5,), None) for n in ("h", "c")[: gates - 2])]
+            given = {"weight_ih": floats(np.zeros(ih.shape)), "weight_hh": floats(np.zeros(hh.shape))}
+            if i != 1:
+                given |= {"bias_ih": floats(normal(gates * 5)), "bias_hh": floats(normal(gates * 5))}
+            p = program(kind, [tensor("x", (6, 7), None)], outs, given, reverse=bool(i % 2))
+            weights = {**p.weights, "weight_ih": ih, "weight_hh": hh}
+            yield f"{kind} {support} {values}", Program(**{**vars(p), "weights": weights})
+
+
 GROUPS = {
     "elementwise": elementwise,
     "reductions": reductions,
     "moves": moves,
     "over_an_axis": over_an_axis,
     "functions": functions,
+    "tables_and_recurrences": tables_and_recurrences,
 }
 
 
@@ -145,32 +170,6 @@ def test_like_the_interpreter(group: str, tmp_path: Path) -> None:
 
 def test_every_kind_has_a_rule() -> None:
     assert set(RULES) == set(KINDS)
-
-
-def embedding(w: Any) -> Program:
-    p = program(
-        "embedding", [tensor("x", (5,), None, "int32")], [tensor("y", (5, w.shape[1]), None)], {"weight": floats(np.zeros(w.shape))}
-    )
-    return Program(**{**vars(p), "weights": {"weight": w}})
-
-
-def test_embeddings_and_recurrences(tmp_path: Path) -> None:
-    programs = {}
-    for support in ("dense", "element", "block", "n:m"):
-        for values in ("float", "affine", "sign", "ternary", "codebook"):
-            programs[f"embedding {support} {values}"] = embedding(make_weight(support, values, (3, 12), seed=4, name="weight"))
-    for kind, gates in (("gru", 3), ("lstm", 4)):
-        for i, (support, values) in enumerate((("dense", "float"), ("element", "float"), ("block", "affine"), ("dense", "codebook"))):
-            ih = make_weight(support, values, (gates * 5, 7), seed=i, name="weight_ih")
-            hh = make_weight("dense" if i == 2 else support, values, (gates * 5, 5), seed=i + 9, name="weight_hh")
-            outs = [tensor("y", (6, 5), None), *(tensor(n, (5,), None) for n in ("h", "c")[: gates - 2])]
-            given = {"weight_ih": floats(np.zeros(ih.shape)), "weight_hh": floats(np.zeros(hh.shape))}
-            if i != 1:
-                given |= {"bias_ih": floats(normal(gates * 5)), "bias_hh": floats(normal(gates * 5))}
-            p = program(kind, [tensor("x", (6, 7), None)], outs, given, reverse=bool(i % 2))
-            weights = {**p.weights, "weight_ih": ih, "weight_hh": hh}
-            programs[f"{kind} {support} {values}"] = Program(**{**vars(p), "weights": weights})
-    check(merged(programs), tmp_path)
 
 
 def test_a_code_outside_the_table_is_refused(tmp_path: Path) -> None:
