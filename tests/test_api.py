@@ -122,7 +122,7 @@ def test_three_budgets_give_three_winners(tmp_path: Path) -> None:
     budgets = {
         "exact": karui.Budget(drop=0.4),
         "small": karui.Budget(drop=15),
-        "memory": karui.Budget(drop=15, peak_ram=2_600),
+        "memory": karui.Budget(drop=15, peak_ram=3_000),
     }
     winners = {}
     for name, budget in budgets.items():
