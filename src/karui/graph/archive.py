@@ -133,9 +133,9 @@ def _own(program: ExportedProgram, facts: dict[str, Any], path: Path) -> Network
 
 def _foreign(program: ExportedProgram, path: Path) -> Network:
     """A program that was exported elsewhere: in the mode it was exported in, with the ties that its file still shows."""
-    ties: dict[int, list[str]] = {}
+    ties: dict[Any, list[str]] = {}
     for name, tensor in program.state_dict.items():
-        ties.setdefault(tensor.data_ptr() or id(tensor), []).append(name)
+        ties.setdefault((tensor.data_ptr() or name, tensor.shape, tensor.stride()), []).append(name)
     tied = {first: tuple(others) for first, *others in ties.values() if others}
     specs: list[InputSpec] = []
     placeholders = {node.name: node for node in program.graph.find_nodes(op="placeholder")}

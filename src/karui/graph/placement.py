@@ -5,6 +5,7 @@ numbers (a convolution, a linear layer, an add, a mean, a cat …) and goes on t
 Ops that only move numbers (max-pool, flatten, dropout …) keep the quantizer of their input.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -134,3 +135,31 @@ def is_fused(node: Node) -> bool:
     if start.target not in CONVOLUTIONS | LINEARS | ADDS | MEANS:
         return False
     return node is not _end(start) and len(node.users) == 1
+
+
+def shared_scales(network: Network) -> list[tuple[Node, ...]]:
+    """Groups of activation points that integer kernels want in one scale: what a cat joins, and an average pool's input and output.
+
+    A group holds at least two points, in the graph's order; points in no group are free.
+    """
+    points = activation_points(network)
+    group = {point: {point} for point in points}
+    for node in network.module.graph.nodes:
+        if node.target not in CATS | POOLS or node not in group:
+            continue
+        for value in node.all_input_nodes:
+            point = _point_behind(value, group)
+            if point is not None and group[point] is not group[node]:
+                merged = group[point] | group[node]
+                group.update(dict.fromkeys(merged, merged))
+    found = {id(members): members for members in group.values() if len(members) > 1}
+    return [tuple(point for point in points if point in members) for members in found.values()]
+
+
+def _point_behind(value: Node, points: Mapping[Node, object]) -> Node | None:
+    """The activation point that a value's numbers come from, if it is one."""
+    while value not in points:
+        if not (value.target in MOVES or is_form(value)) or not isinstance(value.args[0], Node):
+            return None
+        value = value.args[0]
+    return value

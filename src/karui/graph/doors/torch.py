@@ -46,7 +46,7 @@ def capture(
 
 def _inputs(example: Tensor | Sequence[Tensor] | None) -> tuple[Tensor, ...]:
     """Two samples of each input, copied to the CPU; torch.export takes a size of one for a constant."""
-    tensors: tuple[Any, ...] = (example,) if isinstance(example, Tensor) else tuple(example or ())
+    tensors: tuple[Any, ...] = (example,) if isinstance(example, Tensor) else tuple(example) if isinstance(example, Sequence) else ()
     if not tensors or not all(isinstance(x, Tensor) and x.dim() > 0 for x in tensors):
         raise CaptureError(
             "capture needs an example: the tensor (or the tuple of tensors) that forward takes, with the batch as first axis"
