@@ -143,7 +143,24 @@ def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
 
 def test_a_missing_file_and_no_file(grey: tuple[Program, Path], bare: dict[str, str], tmp_path: Path) -> None:
     refused(call(grey[1], bare, tmp_path / "none.pgm"), "can't be opened")
-    refused(call(grey[1], bare), "usage: ./model picture.ppm")
+    refused(call(grey[1], bare), "usage: ./model [--all] picture.ppm ...")
+
+
+def test_a_bad_picture_among_good_ones(grey: tuple[Program, Path], bare: dict[str, str], tmp_path: Path) -> None:
+    good = [pgm(tmp_path / f"{i}.pgm", np.full((16, 16, 1), i, np.uint8)) for i in range(2)]
+    done = call(grey[1], bare, good[0], tmp_path / "none.pgm", good[1])
+    assert done.returncode == 1 and done.stderr == f"{tmp_path / 'none.pgm'}: can't be opened\n"
+    assert [line.split("\t")[3] for line in done.stdout.splitlines()] == [str(path) for path in good]
+
+
+def test_help(grey: tuple[Program, Path], bare: dict[str, str]) -> None:
+    done = call(grey[1], bare, "--help")
+    assert done.returncode == 0 and done.stdout.startswith("usage: ./model [--all] picture.ppm") and not done.stderr
+    refused(call(grey[1], bare, "--al"), "usage: ./model")
+
+
+def test_a_folder_is_no_picture(grey: tuple[Program, Path], bare: dict[str, str], tmp_path: Path) -> None:
+    refused(call(grey[1], bare, tmp_path), "can't be read")
 
 
 def test_a_sensor_window(bare: dict[str, str], tmp_path: Path) -> None:
@@ -161,8 +178,13 @@ def test_a_sensor_window(bare: dict[str, str], tmp_path: Path) -> None:
             ("1,2,3", "holds 3 numbers, expected 128"),
             ("1,two,3", "value 2, 'two', is not a finite number"),
             ("nan", "finite"),
+            ("1." + 70 * "0" + "e5", "is not a finite number"),  # longer than any number is
+            ("1\0junk", "value 1, '1', is not a finite number"),
+            ("1,2,3# seconds\n4", "holds 4 numbers, expected 128"),
+            ("\ufeff1;2", "holds 2 numbers, expected 128"),
+            ("", "holds 0 numbers, expected 128"),
         ):
-            (tmp_path / "bad.csv").write_text(bad)
+            (tmp_path / "bad.csv").write_text(bad, encoding="utf-8")
             refused(call(folder, bare, tmp_path / "bad.csv"), message)
 
 

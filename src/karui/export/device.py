@@ -13,8 +13,8 @@ from karui.export.c import model, write_files
 from karui.program.program import Input, Program, Tensor
 
 HEAD = """\
-/* {title}: {usage}
- * Prints for each sample the label, its score and the milliseconds that the network takes. With --all: every output instead. */
+/* {title}. usage: {usage}
+ * Prints for each sample {told}. With --all: every output instead. */
 
 #include <math.h>
 #include <stdio.h>
@@ -52,8 +52,16 @@ static double milliseconds(void)
     return mean;
 }}
 
-/* One sample: `files` holds one name for each input, `tail` ends every line of the answer. */
-static int sample(char **files, int all, const char *tail)
+/* Each line of an answer ends in the sample's name where there are several samples. */
+static void end_line(const char *name)
+{{
+    if (name != NULL)
+        printf("\\t%s", name);
+    printf("\\n");
+}}
+
+/* One sample: `files` holds one file for each input. */
+static int sample(char **files, int all, const char *name)
 {{
     static float values[{upper}_{out}_COUNT];
     long i;
@@ -68,31 +76,36 @@ int main(int argc, char **argv)
 {{
     const int all = argc > 1 && strcmp(argv[1], "--all") == 0, first = 1 + all;
     int i, failed = 0;
+    if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {{
+        printf("usage: {usage}\\nPrints for each sample {told}.\\n--all: every output instead.\\n");
+        return 0;
+    }}
     if (argc <= first || argv[first][0] == '-' || (argc - first) % {upper}_INPUTS != 0)
         return complain("usage", "{usage}");
-    for (i = first; i < argc; i += {upper}_INPUTS) {{
-        const int several = argc - first > {upper}_INPUTS;
-        char tail[300];
-        sprintf(tail, "%s%.256s\\n", several ? "\\t" : "", several ? argv[i] : "");
-        failed |= sample(argv + i, all, tail); /* a bad file doesn't keep the others from their answers */
-    }}
+    for (i = first; i < argc; i += {upper}_INPUTS) /* a bad file doesn't keep the others from their answers */
+        failed |= sample(argv + i, all, argc - first > {upper}_INPUTS ? argv[i] : NULL);
     return failed;
 }}
 """
 CLASSES = """\
     if (!all) {{
         const long best = greatest(values, {upper}_{out}_COUNT);
-        printf("{label}\\t%.4f\\t%.3f ms%s", {best}, (double){score}, milliseconds(), tail);
+        printf("{label}\\t%.4f\\t%.3f ms", {best}, (double){score}, milliseconds());
+        end_line(name);
         return 0;
     }}
 """
 NUMBERS = """\
-    if (!all)
-        printf("%.3f ms%s", milliseconds(), tail);
+    if (!all) {{
+        printf("%.3f ms", milliseconds());
+        end_line(name);
+    }}
 """
 EACH = """\
-    for (i = 0; i < {upper}_{out}_COUNT; i++)
-        printf("%ld\\t%.7g%s", i, (double)values[i], tail);
+    for (i = 0; i < {upper}_{out}_COUNT; i++) {{
+        printf("%ld\\t%.7g{columns}", i, (double)values[i]{column});
+        end_line(name);
+    }}
 """
 
 
@@ -121,7 +134,7 @@ def takes_picture(entry: Input, tensor: Tensor) -> bool:
 def main(program: Program, name: str) -> str:
     """main.c."""
     pictures = [takes_picture(entry, program.tensor(entry.tensor)) for entry in program.inputs]
-    words = dict(name=name, upper=name.upper(), title=c_text.comment(program.name), usage=usage(program, name))
+    words = dict(name=name, upper=name.upper(), title=c_text.comment(program.name), usage=usage(program, name), told=told(program))
     out_name = c_files.parameters(program.outputs, "output")[0]
     words |= dict(out=out_name.upper(), value=real(program, name, out_name, "i"))
     words |= dict(buffers=_buffers(program, name), reads=_reads(program, name), answer=_answer(program, words))
@@ -134,8 +147,21 @@ def main(program: Program, name: str) -> str:
 
 def usage(program: Program, name: str) -> str:
     """How the program is called."""
+    return f"./{name} [--all] {' '.join(_given(program))} ..."
+
+
+def _given(program: Program) -> list[str]:
+    """What it takes, one word an input."""
     pictures = [takes_picture(entry, program.tensor(entry.tensor)) for entry in program.inputs]
-    return " ".join([f"./{name}", *("picture.ppm" if p else "window.csv" for p in pictures)])
+    names = ["picture.ppm" if picture else "window.csv" for picture in pictures]
+    return names if len(set(names)) == len(names) else [f"{i}-{name}" for i, name in enumerate(names, 1)]
+
+
+def told(program: Program) -> str:
+    """What it prints of a sample."""
+    if _classifies(program):
+        return "the label, its score (0 ... 1) and the milliseconds that the network takes"
+    return "the milliseconds that the network takes, then every output"
 
 
 def real(program: Program, name: str, out: str, index: str) -> str:
@@ -154,10 +180,11 @@ def _classifies(program: Program) -> bool:
 
 def _answer(program: Program, words: dict[str, str]) -> str:
     tensor, labels = program.tensor(program.outputs[0].tensor), program.outputs[0].labels
+    known = _classifies(program) and len(labels) == tensor.count and c_files.labels(program) == labels
+    words["columns"], words["column"] = ("\\t%s", f", {words['name']}_labels[i]") if known else ("", "")
     if not _classifies(program):
-        return NUMBERS + EACH.format(**words)
+        return NUMBERS.format() + EACH.format(**words)
     made_by = next((op.kind for op in program.ops if tensor.name in op.outputs), "")
-    known = len(labels) == tensor.count and c_files.labels(program) == labels
     words["label"], words["best"] = ("%s", f"{words['name']}_labels[best]") if known else ("class %ld", "best")
     words["score"] = "values[best]" if made_by == "softmax" else f"share(values, {words['upper']}_{words['out']}_COUNT, best)"
     return CLASSES.format(**words) + EACH.format(**words)
@@ -204,22 +231,30 @@ def _rounded(tensor: Tensor, text: str, prefix: str, i: int) -> str:
 
 def readme(program: Program, name: str) -> str:
     """README.md of the folder."""
-    lines = [f"# {c_text.comment(program.name)} on a device\n", "```sh", "make", usage(program, name), "```\n"]
+    lines = [f"# {c_text.comment(program.name)} on a device\n"]
+    lines += ["```sh", "make", " ".join([f"./{name}", *_given(program)]), "```\n"]
     lines.append("`make` needs a C compiler (any of C99) and nothing else; `make CC=…` takes another one. The program prints")
-    lines.append(
-        "the label, its score (0 … 1) and the milliseconds that the network took; `--all` prints every output."
-        if _classifies(program)
-        else "its outputs."
-    )
+    lines.append(f"{told(program)} (the mean over a twentieth of a second).")
+    lines.append("It takes several samples in one call, each line then ends in the file's name; `--all` prints every output.")
+    lines.append("A file that it can't use is one line of error, and exit code 1.")
     for entry in program.inputs:
-        tensor = program.tensor(entry.tensor)
-        shape = " × ".join(map(str, tensor.shape))
-        if takes_picture(entry, tensor):
-            lines.append(f"\n`{c_text.comment(entry.name)}`: a binary PGM or PPM picture (P5, P6) of any size; it is brought to {shape}")
-            lines.append("(height × width × channels), and colours become grey or grey colours where the network wants that. The")
-            lines.append("normalisation is inside the model.")
-        else:
-            lines.append(f"\n`{c_text.comment(entry.name)}`: a text of {tensor.count} numbers ({shape}; the last axis is the fastest),")
-            lines.append("between commas, blanks or line ends.")
+        lines.append(f"\n{_input_in_words(entry, program.tensor(entry.tensor))}")
     lines.append(f"\n`{name}.h` and `{name}.c` alone are the model; `{name}.h` says how to call it from a program of your own.\n")
     return "\n".join(lines)
+
+
+def _input_in_words(entry: Input, tensor: Tensor) -> str:
+    """What a file for an input looks like."""
+    name, shape = c_text.comment(entry.name), " × ".join(map(str, tensor.shape))
+    if takes_picture(entry, tensor):
+        return f"""\
+`{name}`: a binary PGM or PPM picture (P5, P6) of any size; it is brought to {shape}
+(height × width × channels), and colours become grey or grey colours where the network wants that. The
+normalisation is inside the model. `magick photo.jpg picture.ppm`, `ffmpeg -i photo.jpg picture.ppm` and
+`djpeg photo.jpg > picture.ppm` all make such a picture."""
+    order = "the last axis is the fastest"
+    if tensor.layout == "nlc":
+        order = f"a line for each of {tensor.shape[0]} steps in time, with its {tensor.shape[1]} values"
+    return f"""\
+`{name}`: a text of {tensor.count} numbers ({shape}: {order}),
+between commas, semicolons, blanks or line ends. What stands behind a `#` is left out."""
