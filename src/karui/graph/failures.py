@@ -7,6 +7,7 @@ import os
 import sys
 import sysconfig
 import traceback
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -62,7 +63,8 @@ def watching() -> Iterator[Watcher]:
     for other in others:
         other.disabled = True
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # recurrent layers are warned of for a list of their own weights
             yield watcher
     finally:
         logger.setLevel(before[0])
