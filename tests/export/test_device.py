@@ -1,8 +1,6 @@
 """The device folder: built and run as on a board, with no Python on its path."""
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,9 @@ import pytest
 from karui.export import c, device
 from karui.program.interpreter import run
 from karui.program.program import Array, Program
+from tests import board
+from tests.board import call, refused
+from tests.board import picture as pgm
 from tests.program import builders
 from tests.program.single_op import program, tensor
 
@@ -20,29 +21,13 @@ LABELS = tuple("T-shirt trouser pullover dress coat sandal shirt sneaker bag boo
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment whose path holds a compiler and make, and no Python."""
-    folder = tmp_path_factory.mktemp("bin")
-    for tool in ("make", "cc", "as", "ld", "sh", "rm"):
-        found = shutil.which(tool)
-        assert found, tool
-        (folder / tool).symlink_to(found)
-    return {"PATH": str(folder), "CFLAGS": "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"}
-
-
-def call(folder: Path, bare: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["./model", *map(str, arguments)], cwd=folder, env=bare, capture_output=True, text=True, check=False)
+    return board.environment(tmp_path_factory.mktemp("bin"))
 
 
 def make(p: Program, folder: Path, bare: dict[str, str]) -> Path:
     device.write(p, folder)
-    done = subprocess.run(["make"], cwd=folder, env=bare, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    board.make(folder, bare)
     return folder
-
-
-def pgm(path: Path, picture: Array) -> Path:
-    h, w, channels = picture.shape
-    path.write_bytes(f"P{6 if channels == 3 else 5}\n# made by a test\n{w} {h}\n255\n".encode() + picture.tobytes())
-    return path
 
 
 def labelled(p: Program) -> Program:
@@ -134,11 +119,6 @@ def test_a_colour_network_takes_grey_pictures(bare: dict[str, str], tmp_path: Pa
 def test_bad_pictures(grey: tuple[Program, Path], bare: dict[str, str], tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "bad.pgm").write_bytes(content)
     refused(call(grey[1], bare, tmp_path / "bad.pgm"), message)
-
-
-def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
-    assert done.returncode == 1
-    assert message in done.stderr and done.stderr.count("\n") == 1 and not done.stdout
 
 
 def test_a_missing_file_and_no_file(grey: tuple[Program, Path], bare: dict[str, str], tmp_path: Path) -> None:
