@@ -57,6 +57,11 @@ class OverSamples(Odd):
         return torch.cat([self.l(x[i : i + 1]) for i in range(x.shape[0])])  # here
 
 
+class UsesLen(Odd):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.l(x).reshape(len(x), 2, 2)  # here
+
+
 class LeavesTorch(Odd):
     def forward(self, x: Tensor) -> Tensor:
         return self.l(x) + torch.from_numpy(x.detach().numpy())  # here
@@ -157,6 +162,7 @@ ODD: dict[Callable[[], nn.Module], tuple[str, bool]] = {
     FixedView: ("batch size", True),
     FixedZeros: ("batch size", True),
     OverSamples: ("batch size", True),
+    UsesLen: ("not len(x)", True),
     LeavesTorch: (".numpy()", True),
     Counts: ("'steps'", True),
     Averages: ("'average'", True),

@@ -96,5 +96,5 @@ def fixed_batch(line: str) -> CaptureError:
     """The network takes only the example's number of samples."""
     return CaptureError(
         f"{line}the network fixes its batch size here (a written-out number of samples, a loop over them, or samples mixed with channels);"
-        " use x.size(0), -1 or flatten(1), so that any batch size works"
+        " use x.size(0) (not len(x)), -1 or flatten(1), so that any batch size works"
     )

@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from karui.analyse.observe import Range, minmax, moving_average, observe, percentile, watch
+from karui.data import Batch
+from karui.graph.doors.torch import capture
+from karui.graph.network import Network
+from karui.graph.placement import activation_points
+from tests.graph.nets import NETS
+
+
+@pytest.fixture
+def network() -> Network:
+    return capture(NETS["mlp"][0](), NETS["mlp"][1])
+
+
+def batches(count: int = 3) -> list[torch.Tensor]:
+    return [torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(i)) for i in range(count)]
+
+
+def test_minmax_sees_what_evaluation_computes(network: Network) -> None:
+    points = activation_points(network)
+    state = {name: tensor.clone() for name, tensor in network.state().items()}
+    seen = observe(network, batches(), points, minmax)
+    assert network.training
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state().items())
+    assert seen.keys() == {node.name for node in points}
+    out = torch.cat([network.eval()(x)[0].detach() for x in batches()])
+    assert seen[points[-1].name] == Range(low=float(out.min()), high=float(out.max()))
+    assert seen["x"].high == max(float(x.max()) for x in batches())
+
+
+def test_batches_may_be_tensors_tuples_or_data(network: Network) -> None:
+    points = activation_points(network)
+    ways = [batches(), [(x,) for x in batches()], [Batch(inputs=(x,), targets=torch.zeros(4), index=None) for x in batches()]]
+    found = [observe(network, way, points, minmax) for way in ways]
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_mode_comes_back_after_a_failure(network: Network) -> None:
+    with pytest.raises(ZeroDivisionError):
+        watch(network, batches(), activation_points(network), lambda node, value: 1 / 0)
+    assert network.training
+
+
+def test_moving_average_damps_an_outlier() -> None:
+    seen = None
+    for high in (1.0, 1.0, 101.0):
+        seen = moving_average(seen, torch.tensor([-1.0, high]))
+    assert seen == Range(low=-1.0, high=pytest.approx(0.9 * 1 + 0.1 * 101))
+
+
+def test_percentile_cuts_both_ends_evenly() -> None:
+    seen = None
+    for part in torch.linspace(-1, 1, 20_001).flip(0).split(4000):  # the range grows from batch to batch
+        seen = percentile(seen, part, percent=90)
+    assert seen is not None
+    assert seen.low == pytest.approx(-0.9, abs=0.01)
+    assert seen.high == pytest.approx(0.9, abs=0.01)
+    assert float(seen.counts.sum()) == pytest.approx(20_001)
+
+
+def test_percentile_ignores_one_outlier() -> None:
+    values = torch.cat([torch.rand(99_999), torch.tensor([1000.0])])
+    seen = percentile(None, values, percent=99.9, bins=100_000)
+    assert seen.high < 1.1
+    assert percentile(None, torch.zeros(5)).high == pytest.approx(0.0, abs=1e-7)
+
+
+def test_users_bring_their_own_observer(network: Network) -> None:
+    def largest(seen: Range | None, value: torch.Tensor) -> Range:
+        top = max(float(value.abs().max()), seen.high if seen else 0.0)
+        return Range(low=-top, high=top)
+
+    seen = observe(network, batches(), activation_points(network), largest)
+    assert all(r.low == -r.high for r in seen.values())
