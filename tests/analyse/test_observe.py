@@ -3,15 +3,14 @@ import torch
 
 from karui.analyse.observe import Range, minmax, moving_average, observe, percentile, watch
 from karui.data import Batch
-from karui.graph.doors.torch import capture
 from karui.graph.network import Network
 from karui.graph.placement import activation_points
-from tests.graph.nets import NETS
+from tests.graph.nets import network_of
 
 
 @pytest.fixture
 def network() -> Network:
-    return capture(NETS["mlp"][0](), NETS["mlp"][1])
+    return network_of("mlp")
 
 
 def batches(count: int = 3) -> list[torch.Tensor]:

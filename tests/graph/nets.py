@@ -1,11 +1,16 @@
 """Small networks of every shape that the graph must hold, each with an example; and a few that it must refuse."""
 
+import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from karui.graph.doors.torch import capture
+from karui.graph.network import Network
 
 R = torch.randn
 
@@ -247,3 +252,22 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
     "many": (Many, (R(2, 4), R(2, 4))),
     "normed": (normed, (R(2, 4),)),
 }
+
+
+@functools.cache
+def _captured(name: str) -> tuple[nn.Module, Network]:
+    make, example = NETS[name]
+    torch.manual_seed(0)
+    module = make()
+    return module, capture(module, example)
+
+
+def module_and_network(name: str) -> tuple[nn.Module, Network]:
+    """A network of the list and its capture, made once and copied for each test."""
+    module, network = _captured(name)
+    return copy.deepcopy(module), network.copy()
+
+
+def network_of(name: str) -> Network:
+    """The capture of a network of the list."""
+    return _captured(name)[1].copy()

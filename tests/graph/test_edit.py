@@ -8,7 +8,7 @@ from karui.graph import edit
 from karui.graph.doors.torch import capture
 from karui.graph.network import Network
 from karui.zoo.lenet import lenet5
-from tests.graph.nets import NETS, Shared
+from tests.graph.nets import NETS, network_of
 
 K = torch.ops.karui
 MASK, FAKE_QUANTIZE, BINARIZE = K.mask.default, K.fake_quantize.default, K.binarize.default
@@ -49,7 +49,7 @@ def test_forms_chain_on_a_parameter(lenet: Network) -> None:
 
 
 def test_a_form_is_seen_by_every_user_of_a_tied_parameter() -> None:
-    network = capture(Shared(), NETS["shared"][1])
+    network = network_of("shared")
     zero = torch.zeros_like(network.get("e.weight"))
     form = edit.put_on_parameter(network, "d.weight", MASK, state={"mask": zero})
     assert edit.forms_on(network, "e.weight")[0].state == {"mask": "e.weight_mask"}
@@ -60,7 +60,7 @@ def test_a_form_is_seen_by_every_user_of_a_tied_parameter() -> None:
 
 
 def test_a_form_on_an_edge_moves_all_users(lenet: Network) -> None:
-    network = capture(NETS["resnet"][0](), NETS["resnet"][1])
+    network = network_of("resnet")
     node = next(n for n in network.module.graph.nodes if len(n.users) > 1 and n.op == "call_function")
     users = set(node.users)
     state = {"scale": torch.tensor(0.1), "zero_point": torch.tensor(0.0)}

@@ -107,7 +107,7 @@ STEPS: list[Callable[[list[Tensor], int, int], None]] = [
 ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(steps=st.lists(st.tuples(st.integers(0, len(STEPS) - 1), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=7))
 def test_any_program_is_right_or_refused(steps: list[tuple[int, int, int]]) -> None:
     def function(x: Tensor) -> Tensor:

@@ -13,9 +13,8 @@ import torch
 
 from karui.errors import FileError
 from karui.graph import archive
-from karui.graph.doors.torch import capture
 from karui.graph.network import Network
-from tests.graph.nets import MLP, NETS
+from tests.graph.nets import network_of
 
 Members = dict[str, bytes]
 
@@ -23,7 +22,7 @@ Members = dict[str, bytes]
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("good") / "net.pt2"
-    capture(MLP(), NETS["mlp"][1]).save(path)
+    network_of("mlp").save(path)
     return path.read_bytes()
 
 

@@ -6,14 +6,14 @@ from karui.graph.doors.torch import capture
 from karui.graph.edit import put_on_parameter
 from karui.graph.network import Network
 from karui.zoo.lenet import lenet5
-from tests.graph.nets import NETS
+from tests.graph.nets import network_of
 
 MASK = torch.ops.karui.mask.default
 
 
 @pytest.fixture
 def network() -> Network:
-    return capture(NETS["mlp"][0](), NETS["mlp"][1], name="small")
+    return network_of("mlp")
 
 
 def test_switching_modes_back_and_forth_restores_every_argument(network: Network) -> None:

@@ -6,11 +6,11 @@ from karui.graph.network import Network
 from karui.graph.placement import activation_points, is_fused, shared_scales
 from karui.zoo.lenet import lenet5
 from karui.zoo.resnet import resnet8
-from tests.graph.nets import NETS
+from tests.graph.nets import network_of
 
 
 def net(name: str) -> Network:
-    return capture(NETS[name][0](), NETS[name][1])
+    return network_of(name)
 
 
 def names(network: Network) -> list[str]:

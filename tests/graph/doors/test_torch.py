@@ -10,8 +10,8 @@ from torch import nn
 from karui.errors import CaptureError, FileError
 from karui.graph.doors.torch import capture
 from karui.zoo.lenet import lenet5
-from karui.zoo.resnet import resnet8, resnet18
-from tests.graph.nets import NETS, ResNet, Shared
+from karui.zoo.resnet import resnet8
+from tests.graph.nets import NETS, ResNet, module_and_network, network_of
 from tests.graph.odd import ODD
 
 
@@ -21,10 +21,8 @@ def leaves(outputs: object) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", NETS)
 def test_the_graph_trains_like_the_module(name: str) -> None:
-    make, example = NETS[name]
-    torch.manual_seed(0)
-    module = make()
-    network = capture(module, example)
+    example = NETS[name][1]
+    module, network = module_and_network(name)
     assert network.training
     torch.manual_seed(1)
     found = network(*example)
@@ -44,9 +42,9 @@ def test_the_graph_trains_like_the_module(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETS)
 def test_evaluation_is_the_modules_at_any_batch_size(name: str) -> None:
-    make, example = NETS[name]
-    module = make()
-    network = capture(module, example).eval()
+    example = NETS[name][1]
+    module, network = module_and_network(name)
+    network.eval()
     module.eval()
     five = tuple(torch.cat([x, x, x])[:5] for x in example)
     for a, b in zip(network(*five), leaves(module(*five))):
@@ -55,8 +53,7 @@ def test_evaluation_is_the_modules_at_any_batch_size(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETS)
 def test_the_graph_is_canonical(name: str) -> None:
-    make, example = NETS[name]
-    network = capture(make(), example)
+    network = network_of(name)
     graph = network.module.graph
     attributes = [node.target for node in graph.find_nodes(op="get_attr")]
     assert len(attributes) == len(set(attributes))
@@ -79,11 +76,6 @@ def test_parameter_names_and_layers_are_the_users(make: object) -> None:
     assert {name for name, child in module.named_modules() if isinstance(child, nn.Conv2d | nn.Linear)} <= set(layers)
 
 
-def test_resnet18_in_its_own_size() -> None:
-    network = capture(resnet18(10), torch.randn(1, 3, 64, 64))
-    assert network(*network.example(3))[0].shape == (3, 10)
-
-
 def test_the_users_module_is_left_alone_and_let_go() -> None:
     module = ResNet().eval()
     before = {key: value.clone() for key, value in module.state_dict().items()}
@@ -104,7 +96,7 @@ def test_the_users_module_is_left_alone_and_let_go() -> None:
 
 
 def test_ties_are_one_parameter() -> None:
-    network = capture(Shared(), NETS["shared"][1])
+    network = network_of("shared")
     assert network.ties == {"e.weight": ("d.weight",)}
     assert network.get("d.weight") is network.get("e.weight")
     assert "d.weight" not in network.parameters()
@@ -112,9 +104,9 @@ def test_ties_are_one_parameter() -> None:
 
 
 def test_outputs_have_the_users_names() -> None:
-    assert capture(NETS["named_outputs"][0](), NETS["named_outputs"][1]).outputs == ("age", "kind")
-    assert len(capture(NETS["two_outputs"][0](), NETS["two_outputs"][1]).outputs) == 2
-    network = capture(NETS["two_inputs"][0](), NETS["two_inputs"][1])
+    assert network_of("named_outputs").outputs == ("age", "kind")
+    assert len(network_of("two_outputs").outputs) == 2
+    network = network_of("two_inputs")
     assert [(spec.name, spec.shape) for spec in network.inputs] == [("x", (4,)), ("y", (2, 9))]
 
 
