@@ -114,3 +114,19 @@ CASES: list[tuple[Any, tuple[Any, ...]]] = [
 @pytest.mark.parametrize(("op", "args"), CASES)
 def test_the_ops_keep_torchs_rules_for_custom_ops(op: Any, args: tuple[Any, ...]) -> None:
     torch.library.opcheck(op, args)
+
+
+def test_forms_compile_with_their_gradients() -> None:
+    def loss(w: torch.Tensor, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        y = K.fake_quantize(K.mask(w, torch.ones(4, 6)), scale, torch.zeros(4), -127, 127, 0)
+        return K.fake_quantize(x @ y.T, torch.tensor(0.05), torch.tensor(3.0), -128, 127, None).square().sum()
+
+    found = []
+    for function in (loss, torch.compile(loss, backend="aot_eager")):
+        w = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        scale = torch.full((4,), 0.02, requires_grad=True)
+        x = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+        function(w, x, scale).backward()
+        found.append((w.grad, scale.grad))
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b)

@@ -33,7 +33,7 @@ POOLS: frozenset[Any] = frozenset({aten.avg_pool2d.default, aten.avg_pool1d.defa
 CATS: frozenset[Any] = frozenset({aten.cat.default})
 UNARY: frozenset[Any] = frozenset(
     getattr(aten, name).default
-    for name in ("sigmoid", "tanh", "silu", "gelu", "hardswish", "hardsigmoid", "leaky_relu", "elu", "softplus", "mish")
+    for name in "sigmoid tanh silu gelu hardswish hardsigmoid leaky_relu elu softplus mish prelu celu selu log_sigmoid".split()
 )
 CLAMPS: frozenset[Any] = frozenset({aten.relu.default, aten.relu6.default, aten.hardtanh.default})
 BATCH_NORMS: frozenset[Any] = frozenset({aten.batch_norm.default})
@@ -62,6 +62,13 @@ MOVES: frozenset[Any] = CLAMPS | frozenset(
         aten.expand.default,
         aten.constant_pad_nd.default,
         aten.pad.default,
+        aten.pixel_shuffle.default,
+        aten.pixel_unshuffle.default,
+        aten.channel_shuffle.default,
+        aten.flip.default,
+        aten.roll.default,
+        aten.upsample_nearest1d.vec,
+        aten.upsample_nearest1d.default,
         aten.upsample_nearest2d.vec,
         aten.upsample_nearest2d.default,
     }

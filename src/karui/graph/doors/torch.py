@@ -24,9 +24,9 @@ def capture(
 ) -> Network:
     """Capture a trained module as one graph with a free batch size, in the module's own mode.
 
-    module: an ``nn.Module`` (left untouched; its parameters are copied, to the CPU), or the path of a ``.pt2`` file. example: the tensor or
-    tensors that its ``forward`` takes, with the batch as first axis; all other sizes are fixed by it. Raises CaptureError in one line, with
-    the line of the user's code where it is known; FileError for a file.
+    module: an ``nn.Module`` (left untouched; its parameters are copied, to the CPU and to float32), or the path of a ``.pt2`` file.
+    example: the tensor or tensors that its ``forward`` takes, with the batch as first axis; all other sizes are fixed by it. Raises
+    CaptureError in one line, with the line of the user's code where it is known; FileError for a file.
     """
     if not isinstance(module, nn.Module):
         return Network.load(module)
@@ -54,7 +54,8 @@ def _inputs(example: Tensor | Sequence[Tensor] | None) -> tuple[Tensor, ...]:
     if len({len(x) for x in tensors}) != 1 or len(tensors[0]) == 0:
         sizes = ", ".join(str(tuple(x.shape)) for x in tensors)
         raise CaptureError(f"the example's inputs are {sizes}: expected the same number of samples (at least one) as first axis of each")
-    return tuple(torch.cat([x.detach().cpu()] * 2)[:2].clone() for x in tensors)
+    plain = [x.detach().cpu().float() if x.is_floating_point() else x.detach().cpu() for x in tensors]
+    return tuple(torch.cat([x, x])[:2].clone() for x in plain)
 
 
 def _twin(module: nn.Module) -> nn.Module:
