@@ -31,6 +31,9 @@ _FACTS = "karui.json"
 
 def save(network: Network, path: str | PathLike[str]) -> None:
     """Write the network, in its training form, to one file; the old file stays until the new one is whole."""
+    if network.device.type != "cpu":  # a file from a graphics card must open on any machine
+        network = network.copy()
+        network.module.cpu()
     training = network.training
     network.train()
     try:
@@ -102,7 +105,7 @@ def load(path: str | PathLike[str]) -> Network:
 def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
-        if path.exists() and not path.is_file():  # a device would be read without end
+        if not path.is_file():  # a device would be read without end
             raise FileError(f"'{path}' is no file; give a .pt2 file that karui wrote")
         if size > MAX_FILE:
             raise FileError(f"'{path}' has {size:,} bytes, at most {MAX_FILE:,} are opened")

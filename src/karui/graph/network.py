@@ -83,13 +83,18 @@ class Network:
         return self.train(False)
 
     def example(self, batch: int = 2) -> tuple[Tensor, ...]:
-        """Inputs of the right shapes and dtypes: normal noise that is the same each time; zeros for integers."""
+        """Inputs of the right shapes and dtypes, on the network's device: normal noise, the same each time; zeros for integers."""
         generator = torch.Generator().manual_seed(0)
         made = []
         for spec in self.inputs:
             shape, dtype = (batch, *spec.shape), getattr(torch, spec.dtype)
             made.append(torch.randn(shape, generator=generator).to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype))
-        return tuple(made)
+        return tuple(x.to(self.device) for x in made)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters and buffers are; ``network.module.to(device)`` moves them."""
+        return next((tensor.device for tensor in self.state().values()), torch.device("cpu"))
 
     # ── parameters and buffers, by name ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -32,5 +32,5 @@ def fake_values(module: GraphModule, inputs: tuple[torch.Tensor, ...]) -> dict[N
     mode = FakeTensorMode()
     with mode, torch.no_grad():
         interpreter = _Shapes(module, mode)
-        interpreter.run(*(torch.empty(x.shape, dtype=x.dtype) for x in inputs))
+        interpreter.run(*(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs))
     return interpreter.values
