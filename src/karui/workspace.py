@@ -39,6 +39,7 @@ def _failed(path: Path, error: OSError) -> RunError:
         errno.EACCES: "permission is refused; choose a directory that you may write to",
         errno.EROFS: "the file system is read-only; choose another directory",
         errno.ENOTDIR: "a part of the path is a file, not a directory; choose another path",
+        errno.EEXIST: "a part of the path is a file, not a directory; choose another path",
         errno.EISDIR: "a directory of that name is in the way; choose another path",
     }
     reason = cures.get(error.errno or 0, f"{error.strerror or error}; check the path and run the same command again")
@@ -50,10 +51,18 @@ def _temporary(path: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    """Clean up as far as the system lets us: whatever went wrong before is the news, not this."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written, at any depth; only safe while nobody else writes there."""
+    for leftover in [*folder.rglob(f".*{TEMPORARY}")]:
+        _remove(leftover)
 
 
 def _flush(path: Path) -> None:
@@ -106,9 +115,44 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush(path.parent)
     except OSError as error:
         raise _failed(path, error) from error
+    except RunError as error:  # the user knows the folder by its own name only
+        if isinstance(error.__cause__, OSError):
+            raise _failed(path, error.__cause__) from error.__cause__
+        raise
     finally:
         _remove(fresh)
         _remove(old)
+
+
+@contextlib.contextmanager
+def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Be the only one who writes into a folder (others wait), and sweep away first what a killed process left there.
+
+    The folder is made if it lacks, and taken away again if the block raises and leaves it empty. Raises RunError.
+    """
+    folder = Path(folder)
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise _failed(folder, error) from error
+    try:
+        with contextlib.suppress(OSError):  # some network file systems can't lock folders: then nothing is swept
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            _sweep(folder)
+        yield
+    except BaseException:
+        if made:
+            _remove_empty(folder)
+        raise
+    finally:
+        os.close(handle)
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # it holds something
+        folder.rmdir()
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
@@ -191,7 +235,13 @@ class Run:
             raise RunError(f"'{path}' is a file; a run needs a directory: choose another path")
         if path.exists() and any(not f.name.endswith(TEMPORARY) and f.name != LOCK for f in path.iterdir()):
             raise RunError(f"'{path}' holds files but is not a karui run; choose an empty or a new directory")
-        atomic_write(marker, _encode({"format": FORMAT, "hash": config_hash(plain), "config": plain}, "the run's configuration"))
+        made = not path.exists()
+        try:
+            atomic_write(marker, _encode({"format": FORMAT, "hash": config_hash(plain), "config": plain}, "the run's configuration"))
+        except BaseException:
+            if made:
+                _remove_empty(path)
+            raise
         return cls(path, plain)
 
     @classmethod
@@ -231,13 +281,8 @@ class Run:
             file.write(str(os.getpid()))
             file.flush()
             self.open(self.directory)._require(self.config)  # another process may have made the run between create and lock
-            self._sweep()
+            _sweep(self.directory)
             yield
-
-    def _sweep(self) -> None:
-        """Remove what a killed process left half-written; only safe while the lock is held."""
-        for leftover in [*self.directory.rglob(f".*{TEMPORARY}")]:
-            _remove(leftover)
 
     def path(self, *names: str) -> Path:
         """A place inside the run; the directories on the way are made."""

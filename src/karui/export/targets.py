@@ -9,7 +9,7 @@ from karui import export
 from karui.errors import RecipeError
 from karui.export.artifact import Artifact
 from karui.program.program import Program
-from karui.workspace import replacing_folder
+from karui.workspace import alone_in, replacing_folder
 
 Write = Callable[[Program, Path], Artifact]
 
@@ -31,8 +31,9 @@ def write_all(program: Program, names: Sequence[str], folder: Path) -> dict[str,
         if name not in known:
             raise RecipeError(f"target '{name}' is unknown; choose from {', '.join(sorted(known))}")
     written: dict[str, Artifact] = {}
-    for name in dict.fromkeys(names):
-        with replacing_folder(folder / name) as fresh:
-            artifact = known[name](program, fresh)
-        written[name] = artifact.moved(fresh, folder / name)
+    with alone_in(folder):
+        for name in dict.fromkeys(names):
+            with replacing_folder(folder / name) as fresh:
+                artifact = known[name](program, fresh)
+            written[name] = artifact.moved(fresh, folder / name)
     return written
