@@ -48,6 +48,8 @@ def load(path: str | os.PathLike[str]) -> Program:
     path = Path(path)
     try:
         size = path.stat().st_size
+        if not path.is_file():  # a device would be read without end
+            raise FileError(f"'{path}' is no file; give one that 'karui compress' made")
         if size > LARGEST_FILE:
             raise FileError(f"'{path}' has {size} bytes; a .karui file has at most {LARGEST_FILE}")
         data = path.read_bytes()
@@ -91,7 +93,8 @@ def weight_bytes(weight: Any) -> int:
 
 def _container(tensors: Mapping[str, bytes]) -> bytes:
     # written by hand: the library's order of metadata keys is not fixed
-    header: dict[str, Any] = {"__metadata__": {"format": "karui", "format_version": str(FORMAT_VERSION)}}
+    metadata = {"format": "karui", "format_version": str(FORMAT_VERSION), "crc32": _checksum(b"".join(tensors.values()))}
+    header: dict[str, Any] = {"__metadata__": metadata}
     at = 0
     for name, data in tensors.items():
         header[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [at, at + len(data)]}
@@ -99,6 +102,11 @@ def _container(tensors: Mapping[str, bytes]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + b"".join(tensors.values())
+
+
+def _checksum(data: bytes) -> str:
+    """CRC-32 of what follows the header: a flipped bit in a weight is no error of form, and would go unnoticed."""
+    return f"{zlib.crc32(data):08x}"
 
 
 def _decode(data: bytes) -> Program:
@@ -150,6 +158,8 @@ def _open_container(data: bytes) -> dict[str, bytes]:
         at += size[0]
     if 8 + length + at != len(data) or set(header) != {"__metadata__", *found}:
         raise ValueError(f"it has {len(data)} bytes, but its header speaks of {8 + length + at}")
+    if metadata.get("crc32") not in (None, _checksum(data[8 + length :])):  # the first files of version 1 have none
+        raise ValueError("its bytes are not those that were written (their CRC-32 differs)")
     return found
 
 
