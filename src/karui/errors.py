@@ -12,6 +12,12 @@ KaruiError
 """
 
 
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, on one line: its kind and the first line of its words."""
+    words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
 class KaruiError(Exception):
     """The root: the command line prints its message on one line and exits with ``exit_code``."""
 

@@ -37,7 +37,7 @@ import tomli_w
 from karui.budget import Budget
 from karui.compress import discover
 from karui.compress.technique import Technique
-from karui.errors import FileError, RecipeError
+from karui.errors import FileError, RecipeError, first_line
 from karui.finetune.loop import Training
 from karui.finetune.phases import Phase, name_of, phases_of
 from karui.workspace import atomic_write
@@ -325,8 +325,8 @@ def resolve(reference: str, folder: Path | None = None, *, where: str = "referen
     with _import_path(folder, module_name.split(".")[0]):
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:  # the module is the user's: it may raise anything
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        except (Exception, SystemExit) as error:  # the module is the user's: it may raise anything
+            reason = first_line(error)
             raise RecipeError(f"{where}: '{module_name}' can't be imported ({reason}); it is looked for in '{folder or '.'}'") from error
     if not hasattr(module, name):
         names = [n for n in vars(module) if not n.startswith("_")]

@@ -7,7 +7,7 @@ from torch import nn
 
 from karui import datasets, recipe
 from karui.data import Data
-from karui.errors import DataError, FileError, KaruiError, RecipeError
+from karui.errors import DataError, FileError, KaruiError, RecipeError, first_line
 from karui.graph.doors.torch import capture
 from karui.graph.network import Network
 from karui.zoo import catalogue
@@ -65,7 +65,7 @@ def made(name: str, what: str, folder: Path | None) -> Any:
         raise RecipeError(f"{what}: '{name}' is a {type(function).__name__}; name a function that returns it")
     try:
         return function()
-    except KaruiError:
+    except (KaruiError, MemoryError):
         raise
-    except Exception as error:  # the function is the user's: it may raise anything
-        raise RecipeError(f"{what}: '{name}' failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+    except (Exception, SystemExit) as error:  # the function is the user's: it may raise anything
+        raise RecipeError(f"{what}: '{name}' failed: {first_line(error)}; run it by itself to see where") from error

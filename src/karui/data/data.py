@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from karui.data.parts import ArrayPart, Augment, IterablePart, Part
+from karui.errors import DataError, KaruiError, first_line
 from karui.pixels import Pixels
 
 
@@ -33,6 +36,23 @@ class Metric:
     unit: str = "%"
     scale: float = 100.0
     higher_is_better: bool = True
+
+    def scores(self, outputs: tuple[Tensor, ...], targets: Any) -> NDArray[np.float64]:
+        """One score per sample, [N], not yet times ``scale``. Raises DataError where the user's function fails or gives anything else."""
+        count = len(outputs[0])
+        try:
+            found: Any = self.function(outputs, targets)  # Tensor, if the user keeps to it
+        except (KaruiError, MemoryError):
+            raise
+        except Exception as error:  # the function is the user's: it may raise anything
+            shapes = ", ".join(str(list(o.shape)) for o in outputs)
+            raise DataError(
+                f"metric '{self.name}' failed on outputs of shape {shapes}: {first_line(error)}; check it and the targets"
+            ) from error
+        if not isinstance(found, Tensor) or found.shape != (count,):
+            what = f"shape {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise DataError(f"metric '{self.name}' gave {what} for {count} samples; return one score per sample, [N]")
+        return found.detach().double().cpu().numpy()
 
 
 ACCURACY = Metric(name="accuracy", function=top1)

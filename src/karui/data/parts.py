@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from karui.data.checks import as_targets, as_tensor, check_finite, check_lengths, check_pixels, flat, normalised
-from karui.errors import DataError
+from karui.errors import DataError, KaruiError, first_line
 from karui.pixels import Pixels
 
 Array = NDArray[Any] | Tensor
@@ -172,7 +172,7 @@ class IterablePart(Part):
         """As ``Part.batches``; the loader's own batches, whatever ``size`` is."""
         shapes: list[torch.Size] | None = None
         number = -1
-        for number, item in enumerate(_with_seed(self.loader, seed or 0)):
+        for number, item in enumerate(self._items(seed or 0)):
             if number < skip:
                 continue
             batch = self._batch(item, number)
@@ -184,6 +184,20 @@ class IterablePart(Part):
             yield batch
         if number < 0:
             raise DataError(f"{self.name}: the loader gave no batch; an iterable must give its batches again each time it is iterated")
+
+    def _items(self, seed: int) -> Iterator[Any]:
+        """What the loader gives. A loader's own error becomes a DataError that says after which batch."""
+        given = 0
+        try:
+            for item in _with_seed(self.loader, seed):
+                yield item
+                given += 1
+        except (KaruiError, OSError, MemoryError):  # these say by themselves what to do
+            raise
+        except Exception as error:  # the loader is the user's: it may raise anything
+            raise DataError(
+                f"{self.name}: the loader failed at batch {given}: {first_line(error)}; run it by itself to see where"
+            ) from error
 
     def _batch(self, item: Any, number: int) -> Batch:
         where = f"{self.name}: batch {number}"

@@ -5,7 +5,6 @@ import torch
 from numpy.typing import NDArray
 
 from karui.data import Batch, Metric, Part
-from karui.errors import DataError
 from karui.graph.network import Network
 
 
@@ -37,12 +36,7 @@ def scores(network: Network, part: Part, metric: Metric, *, batch_size: int = 25
         with torch.no_grad():
             for batch in part.batches(batch_size):
                 ready = to_device(batch, device)
-                each = metric.function(network(*ready.inputs), ready.targets)
-                if each.shape != (len(batch),):
-                    raise DataError(
-                        f"metric '{metric.name}' gave shape {list(each.shape)} for {len(batch)} samples; return one score per sample, [N]"
-                    )
-                found.append(each.double().cpu().numpy())
+                found.append(metric.scores(network(*ready.inputs), ready.targets))
     finally:
         network.train() if training else network.eval()
     return np.concatenate(found) if found else np.zeros(0)

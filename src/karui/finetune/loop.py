@@ -15,7 +15,7 @@ from torch import Tensor
 
 from karui.compress.technique import Attached
 from karui.data import Batch, Data, Part
-from karui.errors import DataError, KaruiError, RecipeError, ToolError
+from karui.errors import DataError, KaruiError, RecipeError, ToolError, first_line
 from karui.finetune.attach import own_random_numbers
 from karui.finetune.checkpoint import Checkpoints, Snapshot, graph_bytes, of_graph_bytes
 from karui.finetune.evaluate import device_of, score, to_device
@@ -334,10 +334,11 @@ def _loss(loop: _Loop, state: _State, batch: Batch) -> Tensor:
         outputs = tuple(o.float() if o.is_floating_point() else o for o in outputs)
     try:
         loss = loop.data.loss(outputs, batch.targets)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shapes = ", ".join(str(list(o.shape)) for o in outputs)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{loop.data.name}: its loss refuses outputs of shape {shapes}: {reason}; check targets and loss") from error
+    except (KaruiError, MemoryError):
+        raise
+    except Exception as error:  # the function is the user's: it may raise anything
+        what = f"outputs of shape {', '.join(str(list(o.shape)) for o in outputs)}: {first_line(error)}"
+        raise DataError(f"{loop.data.name}: its loss refuses {what}; check targets and loss") from error
     for each in loop.attached:
         loss = each.loss(batch, outputs, loss)
     if loss.shape != ():

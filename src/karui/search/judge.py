@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 
 from karui.data import Batch, Metric, Part
-from karui.errors import DataError
 from karui.program.layout import dequantize, to_network, to_program
 from karui.program.program import Array, Program
 
@@ -41,10 +40,5 @@ def program_scores(call: Call, program: Program, part: Part, metric: Metric, *, 
     """The metric of each sample of ``part``, [N], from the program as ``call`` runs it; not yet times ``metric.scale``."""
     found = []
     for batch in part.batches(batch_size):
-        scores = metric.function(outputs_of(program, call(feeds(program, batch))), batch.targets)
-        if scores.shape != (len(batch),):
-            raise DataError(
-                f"metric '{metric.name}' gave shape {list(scores.shape)} for {len(batch)} samples; return one score per sample, [N]"
-            )
-        found.append(scores.double().cpu().numpy())
+        found.append(metric.scores(outputs_of(program, call(feeds(program, batch))), batch.targets))
     return np.concatenate(found)
