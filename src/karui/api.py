@@ -13,7 +13,7 @@ from karui.analyse.cost import Report, measure
 from karui.budget import Budget
 from karui.compress.technique import Technique
 from karui.data import Data
-from karui.errors import RecipeError
+from karui.errors import DataError, RecipeError
 from karui.export import targets
 from karui.export.artifact import Artifact
 from karui.finetune.evaluate import score
@@ -67,17 +67,21 @@ def compress(
 
     recipe: phases, or techniques in any order; None: the ladder (``search/ladder.py``). teacher: whom to distil from (None: the network
     itself). out: the run's directory (``runs/NAME``); the same call on it goes on where it stopped. effort: a factor on the ladder's
-    training. Raises BudgetError when nothing fits, naming the limit and what came nearest; the report is written all the same.
+    training. What can't end well (an op without a rule, weights that are NaN, no compiler) is refused before any training.
+    Raises BudgetError when nothing fits, naming the limit and what came nearest; the report is written all the same.
     """
     started, budget = time.monotonic(), budget or Budget()
     data = resolve.data_of(data)
     original = resolve.network_of(network, data)
     name = name or original.name
     tutor = resolve.network_of(teacher, data) if teacher is not None else original
-    rungs = _rungs(recipe, data, effort)
+    _check_finite(original, tutor)
+    program, rungs = lowered(original, data, name), _rungs(recipe, data, effort)
     run = Run.create(out or Path("runs") / name, _config(original, tutor, data, budget, rungs, seed, name))
     with run.lock():
         original.save(run.path("original.pt2"))
+        codec.save(program, run.path("original.karui"))
+        before = evidence.Side(network=original, built=evidence.build(program, run.path("measured", "original")))
         setting = Setting(
             run=run,
             network=original,
@@ -91,13 +95,11 @@ def compress(
         )
         trials = climb(rungs, setting)
         best = choose(trials)
-        before = evidence.Side(network=original, program=lowered(original, data, name))
-        codec.save(before.program, run.path("original.karui"))
-        after = evidence.load(files(setting, best.name)) if best else None
+        after = evidence.load(files(setting, best.name), run.path("measured", "compressed")) if best else None
         found = evidence.gather(setting, before, after, trials, best)
-        if after:
-            codec.save(after.program, run.path("program.karui"))
-            after.network.save(run.path("network.pt2"))
+        if best and after:
+            for file in files(setting, best.name):
+                atomic_write(run.path(file.name), file.read_bytes())
             artefacts = targets.write_all(after.program, ("c", "onnx", "device"), run.path("export"))
             found = evidence.with_artefacts(found, artefacts, run.directory)
         found = found.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
@@ -115,21 +117,24 @@ def analyse(network: nn.Module | Network | str | Path, data: Data | str | None =
 
 def export(run: str | Path, to: Sequence[str] = ("c", "onnx", "device"), out: str | Path | None = None) -> dict[str, Artifact]:
     """Write a run's program (or a ``.karui`` file) for these targets; returns target → artifact."""
-    return targets.write_all(codec.load(_program_of(run)), to, Path(out) if out else Path(run).with_suffix("") / "export")
+    beside = Path(run).with_suffix("") if Path(run).suffix == ".karui" else Path(run)
+    return targets.write_all(codec.load(_program_of(run)), to, Path(out) if out else beside / "export")
 
 
 def bench(run: str | Path) -> list[Bench]:
     """Bytes and latency of a run's program in C and onnxruntime, beside the float original, measured together now."""
-    folder = Run.open(run).directory
-    programs = {"float": codec.load(folder / "original.karui"), "compressed": codec.load(_program_of(folder))}
-    return evidence.bench(programs, folder / "bench")
+    opened, forms = Run.open(run), {"float": "original.karui", "compressed": "program.karui"}
+    with opened.lock():
+        programs = {form: codec.load(opened.directory / file) for form, file in forms.items()}
+        return evidence.bench({form: evidence.build(program, opened.path("bench", form)) for form, program in programs.items()})
 
 
 def report(run: str | Path) -> Path:
     """Render a run's report anew; returns the page's path."""
-    folder = Run.open(run).directory
-    path = folder / "report.html"
-    atomic_write(path, page.html(record.read(folder)))
+    opened = Run.open(run)
+    with opened.lock():
+        path = opened.path("report.html")
+        atomic_write(path, page.html(record.read(opened.directory)))
     return path
 
 
@@ -157,6 +162,14 @@ def _config(original: Network, teacher: Network, data: Data, budget: Budget, run
         "budget": asdict(budget),
         "rungs": {rung.name: describe(rung.phases) for rung in rungs},
     }
+
+
+def _check_finite(*networks: Network) -> None:
+    """Nothing can be learned from weights that are no numbers, nor from a teacher of such."""
+    for network in networks:
+        for name, tensor in network.state().items():
+            if tensor.isnan().any() or (tensor.isinf().any() and name in network.parameters()):  # a mask for attention may hold −inf
+                raise DataError(f"network '{network.name}': '{name}' holds NaN or infinity; take weights from before its training ran away")
 
 
 def _program_of(run: str | Path) -> Path:

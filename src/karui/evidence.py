@@ -28,24 +28,45 @@ from karui.verify.verdict import judge
 
 
 @dataclass(frozen=True, kw_only=True)
+class Built:
+    """A program, and the files of it that run."""
+
+    program: Program
+    artifact: Artifact
+    library: host.Library
+    onnx: Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the two that are compared: the network and its program."""
+    """One of the two that are compared."""
 
     network: Network
-    program: Program
+    built: Built
+
+    @property
+    def program(self) -> Program:
+        """What runs."""
+        return self.built.program
 
 
-def load(paths: tuple[Path, Path]) -> Side:
-    """A trained rung's network and program."""
+def build(program: Program, folder: Path) -> Built:
+    """Write and compile a program under ``folder``. Raises ToolError without a compiler, UnsupportedOp for what a target can't do."""
+    artifact, onnx = c_target.write(program, folder / "c"), onnx_target.write(program, folder / "onnx")
+    return Built(program=program, artifact=artifact, library=host.build(artifact), onnx=onnx)
+
+
+def load(paths: tuple[Path, Path], folder: Path) -> Side:
+    """A trained rung's network and program, built under ``folder``."""
     network, program = paths
-    return Side(network=Network.load(network), program=codec.load(program))
+    return Side(network=Network.load(network), built=build(codec.load(program), folder))
 
 
 def gather(setting: Setting, before: Side, after: Side | None, trials: Sequence[Trial], best: Trial | None) -> Record:
     """The record of a run: both sides on the test part, every candidate, every layer, every epoch."""
     data, budget = setting.data, setting.budget
-    first = standing(before, data, setting.run.path("measured", "original"), setting.before)
-    final = standing(after, data, setting.run.path("measured", "compressed"), best.validation) if after and best else Standing()
+    first = standing(before, data, setting.before)
+    final = standing(after, data, best.validation) if after and best else Standing()
     return Record(
         name=setting.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -64,31 +85,29 @@ def gather(setting: Setting, before: Side, after: Side | None, trials: Sequence[
         layers=layers(before, after),
         history=[point for t in trials for point in points(t)],
         steps=steps(best),
-        bench=bench({"float": before.program, **({"compressed": after.program} if after else {})}, setting.run.path("measured", "bench")),
+        bench=bench({"float": before.built} | ({"compressed": after.built} if after else {})),
         verdict=verdict(setting, first, final, best),
     )
 
 
-def standing(side: Side, data: Data, folder: Path, validation: float | None) -> Standing:
+def standing(side: Side, data: Data, validation: float | None) -> Standing:
     """One side on the test part, through its compiled program, with what it costs."""
-    artifact = c_target.write(side.program, folder / "c")
-    library = host.build(artifact)
-    onnx = onnx_target.write(side.program, folder / "onnx")
-    scores = program_scores(library.run, side.program, data.test, data.metric)
+    program, library = side.program, side.built.library
+    scores = program_scores(library.run, program, data.test, data.metric)
     judged = accuracy.accuracy(scores, scale=data.metric.scale)
     report = analyse(side.network)
-    timing = measure.latency(library.call(random_inputs(side.program, 1)))
+    timing = measure.latency(library.call(random_inputs(program, 1)))
     return Standing(
         accuracy=judged.mean,
         low=judged.low,
         high=judged.high,
         n=judged.n,
         validation=validation,
-        bytes={"karui": len(codec.encode(side.program)), "c": library.sections.flash, "onnx": onnx.main.stat().st_size},
+        bytes={"karui": len(codec.encode(program)), "c": library.sections.flash, "onnx": side.built.onnx.main.stat().st_size},
         latency_ms=timing.median_ms,
         macs=report.macs,
         params=report.params,
-        peak_ram=arena_bytes(artifact),
+        peak_ram=arena_bytes(side.built.artifact),
     )
 
 
@@ -204,15 +223,13 @@ def verdict(setting: Setting, before: Standing, after: Standing, best: Trial | N
     return VerdictFacts(ok=judged.ok, lines=lines)
 
 
-def bench(programs: Mapping[str, Program], folder: Path) -> list[Bench]:
+def bench(forms: Mapping[str, Built]) -> list[Bench]:
     """Bytes and latency of each program in C and in onnxruntime, one sample, one thread, measured in turn in one run."""
     calls: dict[tuple[str, str], Any] = {}
     sizes: dict[tuple[str, str], int] = {}
-    for form, program in programs.items():
-        sample = random_inputs(program, 1)
-        library = host.build(c_target.write(program, folder / form / "c"))
-        file = onnx_target.write(program, folder / form / "onnx").main
-        calls[("c", form)], sizes[("c", form)] = library.call(sample), library.sections.flash
+    for form, each in forms.items():
+        sample, file = random_inputs(each.program, 1), each.onnx.main
+        calls[("c", form)], sizes[("c", form)] = each.library.call(sample), each.library.sections.flash
         calls[("onnxruntime", form)], sizes[("onnxruntime", form)] = ort.load(file).call(sample), file.stat().st_size
     timings = measure.interleaved(calls)
     return [

@@ -1,5 +1,6 @@
 """The C compiler of this machine: found, called, and its complaints made into one line."""
 
+import errno
 import os
 import shlex
 import shutil
@@ -50,4 +51,6 @@ def compile_c(command: Sequence[str], arguments: Sequence[str | Path], *, what: 
     if done.returncode:
         lines = [text.strip() for text in done.stderr.splitlines() if text.strip()]
         first = next((text for text in lines if "error" in text.lower()), lines[0] if lines else f"exit status {done.returncode}")
+        if full := next((text for text in lines if os.strerror(errno.ENOSPC) in text), ""):
+            raise ToolError(f"{what}: the disk is full ({full[:200]}); free some space there, or set TMPDIR to another directory")
         raise ToolError(f"{what}: {' '.join(command)} failed: {first[:300]}; try another compiler by setting CC")
