@@ -7,19 +7,23 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from typer.exceptions import Abort, TyperException
-
-from karui.cli.verbs import app
 from karui.errors import KaruiError
 
+if TYPE_CHECKING:
+    from typer.exceptions import TyperException
+
 INTERRUPTED, PIPE_CLOSED = 130, 141
+STOPPED = "interrupted; the same command goes on where this one stopped", INTERRUPTED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. ``arguments`` None: those of the process."""
     debug = os.environ.get("KARUI_DEBUG", "") not in ("", "0")
     try:
+        from karui.cli.verbs import app  # not above: ^C while it is imported ends in one line, too
+
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False, prog_name="karui")
         sys.stdout.flush()
         if code == INTERRUPTED:  # typer's word for ^C
@@ -28,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `karui list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except (KeyboardInterrupt, Abort):
-        return _failed("interrupted; the same command goes on where this one stopped", INTERRUPTED)
+    except KeyboardInterrupt:
+        return _failed(*STOPPED)
     except Exception as error:
         if debug:
             raise
@@ -38,8 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explained(error: Exception) -> tuple[str, int]:
     """What to tell the user, and the exit code."""
+    from typer.exceptions import Abort, TyperException
+
     if isinstance(error, KaruiError):
         return str(error), error.exit_code
+    if isinstance(error, Abort):
+        return STOPPED
     if isinstance(error, TyperException):
         return _usage(error), 2
     if isinstance(error, OSError):
@@ -49,7 +57,7 @@ def _explained(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {error} (a fault of karui's: KARUI_DEBUG=1 shows where; please report it)", 1
 
 
-def _usage(error: TyperException) -> str:
+def _usage(error: "TyperException") -> str:
     context = getattr(error, "ctx", None)
     verb = context.command_path if context is not None else "karui"
     message = error.format_message().strip().rstrip(".")
