@@ -9,7 +9,7 @@ import torch
 
 from karui.errors import UnsupportedOp
 from karui.graph.network import InputSpec, Network
-from karui.lower import rules_layers, rules_pointwise, rules_sequence, rules_shape
+from karui.lower import rules_composed, rules_gather, rules_layers, rules_pointwise, rules_pools, rules_sequence, rules_shape
 from karui.lower.builder import Builder, Constant, Shaped, Value
 from karui.lower.rule import Arguments, Rule
 from karui.pixels import Pixels
@@ -17,7 +17,8 @@ from karui.program.passes import optimise
 from karui.program.program import Input, Output, Program
 
 ATEN = torch.ops.aten
-RULES: Mapping[Any, Rule] = MappingProxyType({**rules_layers.RULES, **rules_pointwise.RULES, **rules_shape.RULES, **rules_sequence.RULES})
+_TABLES = (rules_layers, rules_pointwise, rules_shape, rules_pools, rules_gather, rules_sequence, rules_composed)
+RULES: Mapping[Any, Rule] = MappingProxyType({op: rule for each in _TABLES for op, rule in each.RULES.items()})
 _SPATIAL_1D = (ATEN.conv1d.default, ATEN.conv1d.padding, ATEN.max_pool1d.default, ATEN.avg_pool1d.default, ATEN.conv_transpose1d.default)
 
 

@@ -1,4 +1,4 @@
-"""Rules for the layers that hold weights: convolutions, linear, norms, recurrence, embedding; and for the forms."""
+"""Rules for the layers that hold weights: convolutions, linear, norms, embedding; and for the forms."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from karui.graph.forms import is_form
-from karui.lower.builder import Builder, Constant, Value
+from karui.lower.builder import Builder, Value
 from karui.lower.rule import Arguments, Rule
 from karui.lower.weights import weight_of
 from karui.program.passes.integerize import affine_of
@@ -71,25 +71,34 @@ def _conv(builder: Builder, a: Arguments, n: int) -> Value:
     return builder.emit(f"conv{n}d", [x], a.name, a.shape, x.order, weights=weights, attributes=attributes)
 
 
-def _conv_transpose2d(builder: Builder, a: Arguments) -> Value:
+def _conv_transpose(builder: Builder, a: Arguments, n: int) -> Value:
+    """A sequence is an image of one row."""
     x = builder.channels_last(a.value("input"))
-    groups = int(a.get("groups"))
-    padding = _pair(a.get("padding"), 2)
+    groups, row = int(a.get("groups")), n == 1
+    if row:
+        x = builder.emit("reshape", [x], f"{a.name}_row", (x.shape[0], 1, x.shape[1]), (1, 2, 0))
 
     def axes(w: torch.Tensor) -> torch.Tensor:  # [I, O/g, kh, kw] → [O, kh, kw, I/g]
+        w = w[:, :, None] if row else w
         i, o, kh, kw = w.shape
         return w.reshape(groups, i // groups, o, kh, kw).permute(0, 2, 3, 4, 1).reshape(groups * o, kh, kw, i // groups)
 
+    def pair(name: str, ahead: int) -> list[int]:
+        return [*([ahead] if row else []), *_pair(a.get(name), n)]
+
     attributes = {
-        "stride": _pair(a.get("stride"), 2),
-        "padding": [*padding, *padding],
-        "output_padding": _pair(a.get("output_padding"), 2),
-        "dilation": _pair(a.get("dilation"), 2),
+        "stride": pair("stride", 1),
+        "padding": [*pair("padding", 0), *pair("padding", 0)],
+        "output_padding": pair("output_padding", 0),
+        "dilation": pair("dilation", 1),
         "groups": groups,
         "clamp": None,
     }
     weights = {"weight": _weight(builder, a, axes, 1), **_bias(builder, a)}
-    return builder.emit("conv_transpose2d", [x], a.name, a.shape, x.order, weights=weights, attributes=attributes)
+    shape = (a.shape[0], 1, a.shape[1]) if row else a.shape
+    name = f"{a.name}_wide" if row else a.name
+    out = builder.emit("conv_transpose2d", [x], name, shape, x.order, weights=weights, attributes=attributes)
+    return builder.emit("reshape", [out], a.name, a.shape, (1, 0)) if row else out
 
 
 def _linear(builder: Builder, a: Arguments) -> Value:
@@ -151,53 +160,6 @@ def _instance_norm(builder: Builder, a: Arguments) -> Value:
     return builder.emit("group_norm", [x], a.name, a.shape, x.order, weights=_norm_weights(builder, a), attributes=attributes)
 
 
-def _recurrent(builder: Builder, a: Arguments, kind: str) -> tuple[Any, ...]:
-    """A stack of (bidirectional) layers as one op a layer and direction; the initial state must be zero."""
-    if not a.get("batch_first"):
-        builder.refuse(f"a {kind} whose batch is the second axis", "build it with batch_first=True")
-    states = a.get("hx")
-    for state in states if isinstance(states, list | tuple) else [states]:
-        if not isinstance(state, Constant) or bool(state.data.any()):
-            builder.refuse(f"a {kind} with an initial state of its own", "start it from zero")
-    x = builder.plain(a.value("input"))
-    directions = 2 if a.get("bidirectional") else 1
-    params = [p.target for p in a.raw("params")]
-    each = 4 if a.get("has_biases") else 2
-    hidden: list[Value] = []
-    cells: list[Value] = []
-    for layer in range(int(a.get("num_layers"))):
-        sides = []
-        for direction in range(directions):
-            at = (layer * directions + direction) * each
-            roles = dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), params[at : at + each], strict=False))
-            weights = {role: builder.floats(str(p), builder.network.get(str(p))) for role, p in roles.items()}
-            outs = _recurrence(builder, kind, x, f"{a.name}_{layer}_{direction}", weights, bool(direction))
-            sides.append(outs[0])
-            hidden.append(outs[1])
-            cells += outs[2:]
-        x = sides[0]
-        if directions == 2:
-            length, width = x.shape
-            x = builder.emit("concat", sides, f"{a.name}_{layer}_both", (length, 2 * width), attributes={"axis": 1})
-    return (x, [*hidden]) if kind == "gru" else (x, [*hidden], [*cells])
-
-
-def _recurrence(builder: Builder, kind: str, x: Value, name: str, weights: dict[str, str], reverse: bool) -> list[Value]:
-    width = builder.weights[weights["weight_hh"]].shape[1]
-    out = builder.emit(kind, [x], name, (x.shape[0], width), weights=weights, attributes={"reverse": reverse})
-    states = [builder.tensor(f"{name}_{state}", (width,), (0,)) for state in ("h", "c")[: 1 if kind == "gru" else 2]]
-    op = builder.ops[-1]
-    builder.ops[-1] = type(op)(
-        kind=op.kind,
-        name=op.name,
-        inputs=op.inputs,
-        outputs=(*op.outputs, *(s.name for s in states)),
-        weights=op.weights,
-        attributes=op.attributes,
-    )
-    return [out, *states]
-
-
 def _embedding(builder: Builder, a: Arguments) -> Value:
     x = builder.plain(a.value("indices"))
     return builder.emit("embedding", [x], a.name, a.shape, weights={"weight": _weight(builder, a, lambda w: w)})
@@ -226,14 +188,13 @@ RULES: Mapping[Any, Rule] = {
     ATEN.conv1d.padding: lambda b, a: _conv(b, a, 1),
     ATEN.conv2d.default: lambda b, a: _conv(b, a, 2),
     ATEN.conv2d.padding: lambda b, a: _conv(b, a, 2),
-    ATEN.conv_transpose2d.input: _conv_transpose2d,
+    ATEN.conv_transpose1d.default: lambda b, a: _conv_transpose(b, a, 1),
+    ATEN.conv_transpose2d.input: lambda b, a: _conv_transpose(b, a, 2),
     ATEN.linear.default: _linear,
     ATEN.batch_norm.default: _batch_norm,
     ATEN.layer_norm.default: _layer_norm,
     ATEN.group_norm.default: _group_norm,
     ATEN.instance_norm.default: _instance_norm,
-    ATEN.gru.input: lambda b, a: _recurrent(b, a, "gru"),
-    ATEN.lstm.input: lambda b, a: _recurrent(b, a, "lstm"),
     ATEN.embedding.default: _embedding,
     KARUI.fake_quantize.default: _fake_quantize,
 }

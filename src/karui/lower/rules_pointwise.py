@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from karui.graph import forms as forms  # registers the op fake_quantize
 from karui.lower.builder import Builder, Constant, Value
 from karui.lower.rule import Arguments, Rule
 
@@ -45,12 +46,12 @@ def _clamp(low: Any, high: Any) -> Rule:
     return rule
 
 
-def _binary(kind: str) -> Rule:
-    """add, sub, mul, div of two values, of a value and a constant, or of a value and a number."""
+def binary(kind: str, *, swapped: bool = False) -> Rule:
+    """add, sub, mul, div of two values, of a value and a constant, or of a value and a number; swapped: the operands' places."""
 
     def rule(builder: Builder, a: Arguments) -> Value:
-        left, right = a.get("self"), a.get("other")
-        if kind in ("add", "sub") and a.node.kwargs.get("alpha", 1) != 1:
+        left, right = (a.get("other"), a.get("self")) if swapped else (a.get("self"), a.get("other"))
+        if kind in ("add", "sub") and any(alpha != 1 for alpha in (*a.node.args[2:], *a.node.kwargs.values())):
             builder.refuse(f"{kind} with alpha", "multiply first")
         folded = _by_number(builder, a, kind, left, right)
         if folded is not None:
@@ -64,13 +65,14 @@ def _binary(kind: str) -> Rule:
         shape = like.shape if not like.ordinary else a.shape
         if len(like.shape) != len(shape):
             builder.refuse(f"{kind} that widens both operands", "reshape them to one rank")
-        operands = [_operand(builder, v, a.name, like.order) for v in (left, right)]
+        operands = [operand(builder, v, a.name, like.order) for v in (left, right)]
         return builder.emit(kind, operands, a.name, shape, like.order, like=like, attributes={"clamp": None})
 
     return rule
 
 
-def _operand(builder: Builder, value: Any, name: str, order: tuple[int, ...]) -> Value:
+def operand(builder: Builder, value: Any, name: str, order: tuple[int, ...]) -> Value:
+    """A value, constant or number as a value that lies in ``order``."""
     rank = len(order)
     if isinstance(value, int | float):
         value = Constant(data=torch.tensor(float(value)))
@@ -111,25 +113,15 @@ def _by_number(builder: Builder, a: Arguments, kind: str, left: Any, right: Any)
 
 
 def _pow(builder: Builder, a: Arguments) -> Value:
-    x, exponent = a.value("self"), a.get("exponent")
-    if exponent == 2:
-        return builder.emit("mul", [x, x], a.name, a.shape, x.order, attributes={"clamp": None})
-    functions = {0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
-    if exponent not in functions:
-        builder.refuse(f"a power of {exponent}", "only 2, 0.5, −0.5 and −1 have a rule")
-    return builder.emit("unary", [x], a.name, a.shape, x.order, attributes={"function": functions[exponent], "alpha": None})
+    x, exponent = a.anywhere("self"), a.get("exponent")
+    function = {2: "square", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}.get(exponent, "pow")
+    attributes = {"function": function, "alpha": float(exponent) if function == "pow" else None}
+    return builder.emit("unary", [x], a.name, x.shape, x.order, like=x, attributes=attributes)
 
 
 def _same(builder: Builder, a: Arguments) -> Value:
     """Nothing happens to the value in evaluation mode."""
     return _first(a)
-
-
-def _expand(builder: Builder, a: Arguments) -> Value:
-    x = a.value("self")
-    if x.shape != a.shape:
-        builder.refuse("expand of a computed value", "let the next op broadcast it")
-    return x
 
 
 def _to(builder: Builder, a: Arguments) -> Value:
@@ -154,9 +146,16 @@ _FUNCTIONS: Mapping[Any, Rule] = {
     ATEN.abs.default: _unary("abs"),
     ATEN.neg.default: _unary("neg"),
     ATEN.erf.default: _unary("erf"),
-    ATEN.softplus.default: _unary("softplus"),
     ATEN.mish.default: _unary("mish"),
     ATEN.selu.default: _unary("selu"),
+    ATEN.celu.default: _unary("celu", "alpha"),
+    ATEN.log_sigmoid.default: _unary("log_sigmoid"),
+    ATEN.square.default: _unary("square"),
+    ATEN.expm1.default: _unary("expm1"),
+    ATEN.log1p.default: _unary("log1p"),
+    ATEN.sin.default: _unary("sin"),
+    ATEN.cos.default: _unary("cos"),
+    ATEN.sign.default: _unary("sign"),
     ATEN.elu.default: _unary("elu", "alpha"),
     ATEN.leaky_relu.default: _unary("leaky_relu", "negative_slope"),
     ATEN.gelu.default: _gelu,
@@ -183,12 +182,13 @@ _NOTHING: Mapping[Any, Rule] = {
         ATEN.lift_fresh_copy.default,
     )
 }
-_CASTS: Mapping[Any, Rule] = {ATEN.to.dtype: _to, ATEN.to.device: _to, ATEN.to.dtype_layout: _to, ATEN.expand.default: _expand}
+_CASTS: Mapping[Any, Rule] = {ATEN.to.dtype: _to, ATEN.to.device: _to, ATEN.to.dtype_layout: _to}
 _BINARY: Mapping[Any, Rule] = {
-    getattr(getattr(ATEN, kind), overload): _binary(kind) for kind in ("add", "sub", "mul", "div") for overload in ("Tensor", "Scalar")
+    getattr(getattr(ATEN, kind), overload): binary(kind) for kind in ("add", "sub", "mul", "div") for overload in ("Tensor", "Scalar")
 }
+_SWAPPED: Mapping[Any, Rule] = {op: binary("sub", swapped=True) for op in (ATEN.rsub.Tensor, ATEN.rsub.Scalar)}
 KEEPS_AXES: frozenset[Callable[..., Any]] = frozenset(
     {*_FUNCTIONS, *_CLAMPS, *_NOTHING, torch.ops.karui.fake_quantize.default, ATEN.batch_norm.default}
 )
 
-RULES: Mapping[Any, Rule] = {**_FUNCTIONS, **_CLAMPS, **_NOTHING, **_CASTS, **_BINARY}
+RULES: Mapping[Any, Rule] = {**_FUNCTIONS, **_CLAMPS, **_NOTHING, **_CASTS, **_BINARY, **_SWAPPED}

@@ -1,7 +1,8 @@
-"""Rules for attention: matrix products, softmax, scaled dot-product attention."""
+"""Rules for sequences: recurrence, matrix products, softmax, scaled dot-product attention."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,6 +40,71 @@ def product(builder: Builder, left: Value, right: Value, name: str, scale: float
     return builder.emit("matmul", [left, right], name, shape, like=left, attributes={"transpose_b": transpose, "scale": scale})
 
 
+def _einsum(builder: Builder, a: Arguments) -> Value:
+    """A sum of products of two operands, as one matrix product over the axes that only one of them keeps."""
+    equation, operands = str(a.get("equation")).replace(" ", ""), a.get("tensors")
+    names, out = equation.split("->") if "->" in equation else (equation, "")
+    labels = names.split(",")
+    single = all(len(set(each)) == len(each) for each in (*labels, out))
+    if len(operands) != 2 or "." in equation or "->" not in equation or not single or set("".join(labels)) - set(out) - _common(labels):
+        builder.refuse(
+            f"einsum '{a.get('equation')}'", "write it for two operands, with letters only and an output, each letter once in each"
+        )
+    (left, right), (at, bt) = operands, labels
+    if isinstance(left, Constant):
+        (left, right), (at, bt) = (right, left), (bt, at)
+    at, batch = _letters(builder, left, at)
+    sizes = dict(zip(at, left.shape, strict=True))
+    if isinstance(right, Value):
+        bt, other = _letters(builder, right, bt)
+        sizes |= dict(zip(bt, right.shape, strict=True))
+        if other != batch:
+            builder.refuse(f"einsum '{equation}' of samples with each other", "name the batch by one letter in both operands")
+        shared = [c for c in at if c in bt and c in out]
+    else:
+        sizes |= dict(zip(bt, right.data.shape, strict=True))
+        shared = []
+    if batch not in out or (isinstance(right, Constant) and any(c in out and c in at for c in bt)):
+        builder.refuse(f"einsum '{equation}'", "keep the batch, and multiply by a parameter with torch.mul")
+    kept, summed = [c for c in at if c not in bt], [c for c in at if c in bt and c not in out]
+    free = [c for c in bt if c not in at]
+    rows, inner, columns = (math.prod(sizes[c] for c in group) for group in (kept, summed, free))
+    ahead = [sizes[c] for c in shared]
+    x = _joined(builder, left, at, [*shared, *kept, *summed], (*ahead, rows, inner), f"{a.name}_left")
+    if isinstance(right, Value):
+        y = product(builder, x, _joined(builder, right, bt, [*shared, *summed, *free], (*ahead, inner, columns), f"{a.name}_right"), a.name)
+    else:
+        matrix = right.data.permute([bt.index(c) for c in (*free, *summed)]).reshape(columns, inner)
+        weight = builder.floats(f"{a.name}.weight", matrix.contiguous())
+        y = builder.emit("linear", [builder.plain(x)], a.name, (rows, columns), weights={"weight": weight}, attributes={"clamp": None})
+    made = [*shared, *kept, *free]
+    shape = tuple(sizes[c] for c in made)
+    y = y if y.shape == shape else builder.reshaped(y, f"{a.name}_axes", shape)
+    wanted = [c for c in out if c != batch]
+    moved = [made.index(c) for c in wanted]
+    order = tuple(moved.index(axis) for axis in y.order)
+    return replace(y, shape=tuple(sizes[c] for c in wanted), order=order, batch=out.index(batch))
+
+
+def _common(labels: list[str]) -> set[str]:
+    return set.intersection(*map(set, labels))
+
+
+def _letters(builder: Builder, x: Value, labels: str) -> tuple[str, str]:
+    """The letters of a value's axes without the batch, and the batch's."""
+    if x.left or x.right:
+        builder.refuse("einsum of a tensor whose batch shares an axis", "keep the batch an axis of its own")
+    return labels[: x.batch] + labels[x.batch + 1 :], labels[x.batch]
+
+
+def _joined(builder: Builder, x: Value, labels: str, wanted: list[str], shape: tuple[int, ...], name: str) -> Value:
+    """``x`` with its axes in another order, some of them joined."""
+    moved = [labels.index(c) for c in wanted]
+    order = tuple(moved.index(axis) for axis in x.order)
+    x = Value(name=x.name, shape=tuple(x.shape[m] for m in moved), order=order)
+    return x if x.shape == shape else builder.reshaped(x, name, shape)
+
+
 def _softmax(builder: Builder, a: Arguments) -> Value:
     x = a.anywhere("self")
     axis = graph_axis(builder, int(a.get("dim")), x)
@@ -70,6 +136,65 @@ def _attention(builder: Builder, a: Arguments) -> Value:
     return product(builder, weights, v, a.name)
 
 
+def _recurrent(builder: Builder, a: Arguments, kind: str) -> tuple[Any, ...]:
+    """A stack of (bidirectional) layers as one op a layer and direction; the initial state must be zero."""
+    given = a.anywhere("input")
+    if len(given.shape) != 2 or (given.batch, given.left, given.right) != (0 if a.get("batch_first") else 1, 0, 0):
+        builder.refuse(
+            f"a {kind} that runs along the batch", "build it with batch_first=True, or permute its input to (steps, batch, features)"
+        )
+    states = a.get("hx")
+    for state in states if isinstance(states, list | tuple) else [states]:
+        if not isinstance(state, Constant) or bool(state.data.any()):
+            builder.refuse(f"a {kind} with an initial state of its own", "start it from zero")
+    x = replace(builder.plain(given), batch=0)
+    directions = 2 if a.get("bidirectional") else 1
+    params = [p.target for p in a.raw("params")]
+    each = 4 if a.get("has_biases") else 2
+    hidden: list[Value] = []
+    cells: list[Value] = []
+    for layer in range(int(a.get("num_layers"))):
+        sides = []
+        for direction in range(directions):
+            at = (layer * directions + direction) * each
+            roles = dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), params[at : at + each], strict=False))
+            weights = {role: builder.floats(str(p), builder.network.get(str(p))) for role, p in roles.items()}
+            outs = _recurrence(builder, kind, x, f"{a.name}_{layer}_{direction}", weights, bool(direction))
+            sides.append(outs[0])
+            hidden.append(outs[1])
+            cells += outs[2:]
+        x = sides[0]
+        if directions == 2:
+            length, width = x.shape
+            x = builder.emit("concat", sides, f"{a.name}_{layer}_both", (length, 2 * width), attributes={"axis": 1})
+    stacks = [_stacked(builder, states, f"{a.name}_{name}") for name, states in (("h", hidden), ("c", cells)) if states]
+    return (given.like(x.name, x.shape, x.order), *stacks)
+
+
+def _stacked(builder: Builder, states: list[Value], name: str) -> Value:
+    """The last states of all layers and directions as the network has them: ``[layers · directions, batch, width]``."""
+    (width,) = states[0].shape
+    rows = [builder.emit("reshape", [state], f"{name}_{i}", (1, width)) for i, state in enumerate(states)]
+    out = rows[0] if len(rows) == 1 else builder.emit("concat", rows, name, (len(rows), width), attributes={"axis": 0})
+    return replace(out, batch=1)
+
+
+def _recurrence(builder: Builder, kind: str, x: Value, name: str, weights: dict[str, str], reverse: bool) -> list[Value]:
+    width = builder.weights[weights["weight_hh"]].shape[1]
+    out = builder.emit(kind, [x], name, (x.shape[0], width), weights=weights, attributes={"reverse": reverse})
+    states = [builder.tensor(f"{name}_{state}", (width,), (0,)) for state in ("h", "c")[: 1 if kind == "gru" else 2]]
+    op = builder.ops[-1]
+    builder.ops[-1] = type(op)(
+        kind=op.kind,
+        name=op.name,
+        inputs=op.inputs,
+        outputs=(*op.outputs, *(s.name for s in states)),
+        weights=op.weights,
+        attributes=op.attributes,
+    )
+    return [out, *states]
+
+
 def _adjoint(order: tuple[int, ...]) -> tuple[int, ...]:
     """The order after the network's last two axes have changed names."""
     last = len(order) - 1
@@ -78,6 +203,9 @@ def _adjoint(order: tuple[int, ...]) -> tuple[int, ...]:
 
 
 RULES: Mapping[Any, Rule] = {
+    ATEN.gru.input: lambda b, a: _recurrent(b, a, "gru"),
+    ATEN.lstm.input: lambda b, a: _recurrent(b, a, "lstm"),
+    ATEN.einsum.default: _einsum,
     ATEN.matmul.default: _matmul,
     ATEN.bmm.default: _matmul,
     ATEN.softmax.int: _softmax,
