@@ -1,7 +1,10 @@
 import pytest
+import torch
+from torch import nn
 
 from karui.compress.select import chosen, patterns, weights
 from karui.errors import RecipeError
+from karui.graph.doors.torch import capture
 from tests.compress.tiny import small
 
 
@@ -25,3 +28,8 @@ def test_weights_of_layers_with_their_users() -> None:
     found = weights(network, ("*",), ("deep",))
     assert list(found) == ["conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight"]
     assert all(len(nodes) == 1 for nodes in found.values())
+
+
+def test_a_network_without_layers_is_named() -> None:
+    with pytest.raises(RecipeError, match="'net' has no convolution or linear layer"):
+        weights(capture(nn.GRU(3, 4, batch_first=True), torch.randn(2, 5, 3), name="net"), ("*",), ())

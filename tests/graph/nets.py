@@ -226,8 +226,8 @@ class Many(nn.Module):
         return self.l(x[0] + x[1])
 
 
-def normed() -> nn.Module:
-    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)), nn.GELU(), nn.PReLU())
+def activations() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 2), nn.GELU(), nn.PReLU())
 
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
@@ -250,7 +250,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
     "chances": (Chances, (R(2, 4),)),
     "squeeze": (Squeeze, (R(2, 3, 8, 8),)),
     "many": (Many, (R(2, 4), R(2, 4))),
-    "normed": (normed, (R(2, 4),)),
+    "activations": (activations, (R(2, 4),)),
 }
 
 

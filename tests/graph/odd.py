@@ -115,15 +115,9 @@ class Scalar(Odd):
         return self.l(x).sum()
 
 
-class Auxiliary(Odd):
-    def forward(self, x: Tensor) -> Any:
-        y = self.l(x)
-        return (y, y) if self.training else y
-
-
 class Noise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x * 2 if self.training else x
+        return x + torch.rand_like(x)
 
 
 class HidesNoise(Odd):
@@ -172,7 +166,6 @@ ODD: dict[Callable[[], nn.Module], tuple[str, bool]] = {
     NoGrad: ("requires_grad_(False)", False),
     Constant: ("'classes'", False),
     Scalar: ("one row per sample", False),
-    Auxiliary: ("aux_logits", False),
     HidesNoise: ("'noise' (Noise)", False),
     Cumulative: ("momentum=0.1", False),
     Lazy: ("lazy", False),

@@ -43,6 +43,8 @@ def weights(network: Network, include: Patterns, exclude: Patterns) -> dict[str,
             if name is not None:
                 found.setdefault(name, []).append(node)
     kept = {name: nodes for name, nodes in found.items() if chosen(name, include, exclude)}
+    if not found:
+        raise RecipeError(f"'{network.name}' has no convolution or linear layer with a weight of its own: there is nothing to choose")
     if not kept:
         raise RecipeError(
             f"include {list(include)} and exclude {list(exclude)} leave no layer of '{network.name}': it has {', '.join(found)}"

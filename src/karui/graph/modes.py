@@ -1,8 +1,8 @@
 """Training and evaluation: which ops of a graph carry a mode, and how it is switched.
 
 A captured graph has no modules whose flag could be set: batch-norm, dropout and their kin carry their mode as an argument. The graph is
-captured in training mode; ``switch`` to evaluation edits those arguments and remembers their training values on the node, so switching
-back restores them exactly.
+captured in training mode, or in evaluation and then armed; ``switch`` to evaluation edits those arguments and remembers their training
+values on the node, so switching back restores them exactly.
 """
 
 from typing import Any
@@ -56,6 +56,15 @@ def switch(graph: Graph, training: bool) -> None:
             for user in list(node.users):
                 if user.target in DIVISIONS and user.args[0] is node and user.args[1] == probability:
                     _set(user, 1, 1.0)
+
+
+def arm(graph: Graph) -> None:
+    """Give a graph that was captured in evaluation its ops' values for training; attention's dropout, which left no trace, stays off."""
+    for node in graph.nodes:
+        place = STATISTICS[node.target][0] if node.target in STATISTICS and node.args[3] is not None else None
+        place = FLAGS[node.target][0] if node.target in FLAGS and FLAGS[node.target][1] is False else place
+        if place is not None and len(node.args) > place:
+            node.update_arg(place, True)
 
 
 def _set(node: Node, place: int, value: Any) -> None:

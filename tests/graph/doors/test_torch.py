@@ -1,7 +1,9 @@
 import gc
 import inspect
 import re
+import warnings
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -136,3 +138,79 @@ def test_an_example_that_is_none(example: object) -> None:
 def test_a_path_that_is_no_file(tmp_path: object) -> None:
     with pytest.raises(FileError, match="No such file"):
         capture(f"{tmp_path}/none.pt2")
+
+
+def old_weight_norm() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(nn.Conv1d(3, 4, 3), dim=None)
+
+
+NORMED: dict[str, Callable[[], nn.Module]] = {
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 3)),
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Conv1d(3, 4, 3)),
+    "orthogonal": lambda: nn.Sequential(nn.Flatten(), nn.utils.parametrizations.orthogonal(nn.Linear(24, 4))),
+    "weight norm by a hook": old_weight_norm,
+    "spectral norm by a hook": lambda: nn.utils.spectral_norm(nn.Conv1d(3, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_a_computed_weight_becomes_a_plain_one(name: str) -> None:
+    torch.manual_seed(0)
+    module, x = nn.Sequential(NORMED[name](), nn.ReLU()), torch.randn(2, 3, 8)
+    module(x)  # a hook leaves its weight on the layer
+    module.eval()
+    names, kind = [key for key, _ in module.named_parameters()], type(module[0])
+    expected = module(x)
+    network = capture(module, x)
+    torch.testing.assert_close(network(x)[0], expected)
+    assert sorted(network.parameters()) in (["0.bias", "0.weight"], ["0.1.bias", "0.1.weight"])
+    torch.testing.assert_close(module(x), expected)  # the user's own module still is what it was
+    assert ([key for key, _ in module.named_parameters()], type(module[0])) == (names, kind)
+    module.train()(x).sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
+
+
+class Auxiliary(nn.Module):
+    """A second output in training alone, and layers that must still know that they train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.l, self.bn, self.d, self.aux = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> object:
+        y = self.d(self.bn(self.l(x)))
+        return (y, self.aux(y)) if self.training else y
+
+
+class DropConnect(Auxiliary):
+    """Stochastic depth as EfficientNet's ports write it."""
+
+    def forward(self, x: torch.Tensor) -> object:
+        y = self.d(self.bn(self.l(x)))
+        return x + (y / 0.8 * torch.floor(0.8 + torch.rand(len(y), 1)) if self.training else y)
+
+
+class LayerDrop(Auxiliary):
+    def forward(self, x: torch.Tensor) -> object:
+        if self.training and torch.rand(1) < 0.5:
+            return x
+        return self.d(self.bn(self.l(x)))
+
+
+@pytest.mark.parametrize("make", [Auxiliary, DropConnect, LayerDrop])
+def test_a_branch_on_training_is_captured_as_it_evaluates(make: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    module, x = make(), torch.randn(6, 4)
+    network = capture(module, x)
+    assert network.training
+    before = network.get("bn.running_mean").clone()
+    (one,), (other,) = network(x), network(x)
+    assert not torch.equal(one, other)  # dropout
+    assert not torch.equal(network.get("bn.running_mean"), before)
+    network.eval()
+    module.eval()
+    module.load_state_dict({k: v for k, v in network.state().items() if k in module.state_dict()}, strict=False)
+    torch.testing.assert_close(network(x)[0], module(x))
+    assert "aux.weight" not in network.parameters()

@@ -13,8 +13,9 @@ from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 
 from karui.errors import CaptureError
-from karui.graph import failures
+from karui.graph import failures, modes
 from karui.graph.canonical import canonical
+from karui.graph.doors.computed import copied, made_plain
 from karui.graph.fidelity import tensors_of, verify
 from karui.graph.network import InputSpec, Network
 
@@ -25,8 +26,10 @@ def capture(
     """Capture a trained module as one graph with a free batch size, in the module's own mode.
 
     module: an ``nn.Module`` (left untouched; its parameters are copied, to the CPU and to float32), or the path of a ``.pt2`` file.
-    example: the tensor or tensors that its ``forward`` takes, with the batch as first axis; all other sizes are fixed by it. Raises
-    CaptureError in one line, with the line of the user's code where it is known; FileError for a file.
+    example: the tensor or tensors that its ``forward`` takes, with the batch as first axis; all other sizes are fixed by it. Weights under
+    torch's weight norm, spectral norm or a parametrization become plain ones. Where a forward branches on ``self.training`` itself
+    (auxiliary outputs, stochastic depth by hand), its branch for evaluation is captured, and trained. Raises CaptureError in one line, with
+    the line of the user's code where it is known; FileError for a file.
     """
     if not isinstance(module, nn.Module):
         return Network.load(module)
@@ -35,10 +38,25 @@ def capture(
         twin = _twin(module)
         three = tuple(torch.cat([x, x[:1]]) for x in inputs)
         expected = _reference(twin, inputs, three)
-        program = _export(twin, inputs)
-        network = _network(program, twin, inputs, name or type(module).__name__.lower())
-        verify(network, twin, three, expected)
+        network = _faithful(twin, inputs, three, expected, name or type(module).__name__.lower())
     return network.train(module.training)
+
+
+def _faithful(twin: nn.Module, inputs: tuple[Tensor, ...], three: tuple[Tensor, ...], expected: tuple[Tensor, ...], name: str) -> Network:
+    """The module as it trains, if that graph computes in evaluation what the module does; else as it evaluates."""
+    first: CaptureError | None = None
+    for training in (True, False):
+        try:
+            program = _export(twin.train(training), inputs)
+            network = _network(program, twin, inputs, name)
+            if not training:
+                modes.arm(network.module.graph)
+            verify(network, twin, three, expected)
+            return network
+        except CaptureError as error:
+            first = first or error
+    assert first is not None
+    raise first
 
 
 # ── what comes in ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -69,7 +87,7 @@ def _twin(module: nn.Module) -> nn.Module:
         if is_lazy(tensor):
             raise CaptureError(f"'{path}' has no shape yet (a lazy layer); run the network once on an example before capturing it")
     try:
-        return copy.deepcopy(module).cpu().float()
+        return made_plain(copied(module).cpu().float())
     except Exception as error:  # a module may hold anything, and copying it may raise anything
         raise CaptureError(
             f"{type(module).__name__} can't be copied: {failures.reason_of(error)}; make it work with copy.deepcopy"
@@ -111,7 +129,7 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
         free = (*free[:named], free[named:])
     with failures.watching() as watcher:
         try:
-            return torch.export.export(module.train(), inputs, dynamic_shapes=free)
+            return torch.export.export(module, inputs, dynamic_shapes=free)
         except Exception as error:  # torch.export has no root of its own errors
             raise failures.explain(error, watcher) from None
 
