@@ -52,5 +52,6 @@ def compile_c(command: Sequence[str], arguments: Sequence[str | Path], *, what: 
         lines = [text.strip() for text in done.stderr.splitlines() if text.strip()]
         first = next((text for text in lines if "error" in text.lower()), lines[0] if lines else f"exit status {done.returncode}")
         if full := next((text for text in lines if os.strerror(errno.ENOSPC) in text), ""):
-            raise ToolError(f"{what}: the disk is full ({full[:200]}); free some space there, or set TMPDIR to another directory")
+            reason = full.rpartition("error: ")[2][-300:]
+            raise ToolError(f"{what}: the disk is full ({reason}); free some space there, or set TMPDIR to another directory")
         raise ToolError(f"{what}: {' '.join(command)} failed: {first[:300]}; try another compiler by setting CC")
