@@ -168,6 +168,46 @@ def test_mul_sub_and_a_gate() -> None:
     cut_by_zero(network)
 
 
+def test_a_linear_gate_that_is_expanded() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.a(x)
+        gate = torch.sigmoid(m.up(F.relu(m.down(F.adaptive_avg_pool2d(y, 1).view(x.shape[0], 8)))))
+        return m.head(torch.amax(y * gate.view(x.shape[0], 8, 1, 1).expand_as(y), (2, 3)))
+
+    network = net(forward, X4, a=nn.Conv2d(3, 8, 3), down=nn.Linear(8, 4), up=nn.Linear(4, 8), head=nn.Linear(8, 4))
+    assert groups(network)["a"] == ({"a", "up"}, "")
+    cut_by_zero(network)
+
+
+def test_what_is_expanded_to_channels_that_may_go() -> None:
+    network = net(
+        lambda m, x: m.head((m.a(x) + x.mean(1, keepdim=True)[:, :, 2:, 2:].expand_as(m.a(x))).mean((2, 3))),
+        X4,
+        a=nn.Conv2d(3, 8, 3),
+        head=nn.Linear(8, 4),
+    )
+    found = coupling(network)
+    assert not found.groups[0].fixed
+    remove_channels(network, found, {0: torch.arange(8) < 5})
+    stuck = net(
+        lambda m, x: m.head((m.a(x) + x.flatten(1)[:, :8, None, None].expand_as(m.a(x))).mean((2, 3))),
+        X4,
+        a=nn.Conv2d(3, 8, 3),
+        head=nn.Linear(8, 4),
+    )
+    assert "expand_as" in groups(stuck)["a"][1]
+
+
+def test_the_greatest_along_another_axis() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        y = torch.relu(m.a(x)).flip(2)
+        return m.head(torch.cat([y.max(-1)[0], y.std(2), F.adaptive_max_pool1d(y, 1).squeeze(2)], 1))
+
+    network = net(forward, torch.randn(2, 3, 16), a=nn.Conv1d(3, 8, 3), head=nn.Linear(24, 4))
+    assert groups(network)["a"] == ({"a"}, "")
+    cut_by_zero(network)
+
+
 def test_transposed_convolution_and_prelu() -> None:
     network = net(
         lambda m, x: m.out(m.act(m.up(F.relu(m.a(x))))).mean((1, 2)),

@@ -4,6 +4,7 @@ A rule takes the tracer and a node and returns where the result carries channels
 An op without a row fixes what flows into it. The channel axis counts with the batch axis, so an image's is 1.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
@@ -323,6 +324,25 @@ def elsewhere(name: str, *, drops: bool = False) -> Callable[[Tracer, fx.Node], 
     return rule
 
 
+def turn(t: Tracer, node: fx.Node) -> Along | None:
+    """Moves entries along the axes in ``dims``; channels along another pass."""
+    x = t.value(node.args[0])
+    return unknown(t, node) if x is None or x.axis in axes_of(node, "dims", len(t.shapes[node])) else x
+
+
+def expand_as(t: Tracer, node: fx.Node) -> Along | None:
+    """As large as the other operand, also once that has lost channels."""
+    x, other = t.value(node.args[0]), t.value(node.args[1])
+    before, after = t.shapes[node.args[0]], t.shapes[node]  # type: ignore[index]
+    if len(before) == len(after) and other is not None and before[other.axis] == 1 != after[other.axis]:
+        t.spaces.fix(() if x is None else x.runs, f"'{t.where(node)}' broadcasts its channels")
+        return other
+    if len(before) != len(after) or x is None or other is None or x.axis != other.axis:
+        return None if x is None and other is None else unknown(t, node)
+    t.spaces.join(x.runs, other.runs, t.where(node))
+    return x
+
+
 def pad(t: Tracer, node: fx.Node) -> Along | None:
     """Pads the last axes."""
     return spatial(len(node.args[1]) // 2)(t, node)  # type: ignore[arg-type]
@@ -342,8 +362,10 @@ RULES: Mapping[str, Rule] = _table(
     {
         "relu relu6 hardtanh hardswish hardsigmoid sigmoid tanh silu gelu elu selu leaky_relu softplus mish softsign logit": same,
         "abs neg exp log sqrt rsqrt reciprocal square sin cos erf sign clamp clamp_min clamp_max pow.Tensor_Scalar": same,
+        "celu log_sigmoid expm1 log1p getitem": same,
         "dropout feature_dropout contiguous clone alias detach to.dtype to.dtype_layout to.device": same,
-        "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar rsub.Scalar maximum minimum": binary,
+        "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar": binary,
+        "rsub.Tensor rsub.Scalar maximum minimum": binary,
         "conv1d conv2d conv1d.padding conv2d.padding conv_transpose1d conv_transpose2d.input": convolution,
         "linear": linear,
         "batch_norm": batch_norm,
@@ -354,7 +376,11 @@ RULES: Mapping[str, Rule] = _table(
         "cat": concat,
         "flatten.using_ints": flatten,
         "view reshape": reshape,
-        "mean.dim sum.dim_IntList amax amin": reduce,
+        "mean.dim sum.dim_IntList amax amin max.dim min.dim std.dim std.correction var.dim var.correction linalg_vector_norm": reduce,
+        "flip roll": turn,
+        "expand_as": expand_as,
+        "adaptive_max_pool2d": spatial(2),
+        "adaptive_max_pool1d": spatial(1),
         "permute transpose.int": permute,
         "unsqueeze": unsqueeze,
         "squeeze.dim squeeze.dims": squeeze,
@@ -369,4 +395,5 @@ RULES: Mapping[str, Rule] = _table(
 
 def rule_of(node: fx.Node) -> Rule:
     """The op's row; ``unknown`` for one without."""
-    return RULES.get(str(node.target).removeprefix("aten.").removesuffix(".default"), unknown)
+    name = "getitem" if node.target is operator.getitem else str(node.target)
+    return RULES.get(name.removeprefix("aten.").removesuffix(".default"), unknown)
