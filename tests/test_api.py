@@ -1,6 +1,7 @@
 """The whole flow on a small network: a budget in; a program, files that run, and the proof out."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,13 @@ def test_export_bench_and_report_work_on_a_finished_run(result: api.Result, tmp_
     assert {(r.runner, r.form) for r in rows} == {(a, b) for a in ("c", "onnxruntime") for b in ("float", "compressed")}
     assert all(r.median_ms and r.bytes for r in rows)
     assert api.report(result.folder).read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_an_export_lies_in_the_run_or_beside_the_file(result: api.Result, tmp_path: Path) -> None:
+    shutil.copytree(result.folder, tmp_path / "net.v2")
+    shutil.copy(result.folder / "program.karui", tmp_path / "net.karui")
+    assert api.export(tmp_path / "net.v2", ["c"])["c"].folder == tmp_path / "net.v2" / "export" / "c"
+    assert api.export(tmp_path / "net.karui", ["c"])["c"].folder == tmp_path / "net" / "export" / "c"
 
 
 def test_targets_are_found_by_their_files() -> None:

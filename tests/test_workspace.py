@@ -1,11 +1,13 @@
 """The run directory: whole files or none, one process at a time, and the right refusals."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 
 from karui import workspace
 from karui.errors import FileError, RunError
-from karui.workspace import Run, atomic_write, config_hash, load_arrays, replacing, replacing_folder, save_arrays
+from karui.workspace import Run, alone_in, atomic_write, config_hash, load_arrays, replacing, replacing_folder, save_arrays
 
 
 def names(folder: Path) -> set[str]:
@@ -80,6 +82,40 @@ def test_replacing_folder_swaps_all_or_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == {"c"}
 
 
+def test_a_folder_that_can_not_be_written_is_named_as_the_user_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RunError, match=r"can't write '[^']*/c': the disk is full"), replacing_folder(tmp_path / "c") as fresh:
+        atomic_write(fresh / "model.c", "…")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("write", [lambda path: atomic_write(path / "x", ""), lambda path: alone_in(path).__enter__()])
+@pytest.mark.parametrize("below", ["", "folder"])
+def test_a_file_where_a_folder_should_be(tmp_path: Path, write: Callable[[Path], object], below: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="choose another path"):
+        write(tmp_path / "file" / below)
+    assert names(tmp_path) == {"file"}
+
+
+def test_alone_in_a_folder_what_was_left_half_written_is_swept(tmp_path: Path) -> None:
+    half = tmp_path / "out" / "c" / f".model.c.1234{workspace.TEMPORARY}"
+    half.parent.mkdir(parents=True)
+    half.touch()
+    with alone_in(tmp_path / "out"):
+        assert names(half.parent) == set()
+        other = os.open(tmp_path / "out", os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(other)
+    with pytest.raises(KeyError), alone_in(tmp_path / "new" / "out"):
+        raise KeyError
+    assert names(tmp_path / "new") == set()  # nothing came of it
+
+
 def test_arrays_round_trip(tmp_path: Path) -> None:
     arrays = {
         "scalar": np.float32(3.5).reshape(()),
@@ -123,6 +159,18 @@ def test_a_run_goes_on_with_the_same_configuration_only(tmp_path: Path) -> None:
         Run.create(tmp_path / "run", {"seed": 0, "budget": {"drop": 1.0}, "phases": ["a", "b"]})
     with pytest.raises(RunError, match=r"extra: null there, 1 now"):
         Run.create(tmp_path / "run", run.config | {"extra": 1})
+
+
+def test_a_run_that_could_not_be_made_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr(Path, "write_bytes", full)
+    for name in ("new", "there"):
+        with pytest.raises(RunError, match="disk is full"):
+            Run.create(tmp_path / name, {})
+    assert names(tmp_path) == {"there"}
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:

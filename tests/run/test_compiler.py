@@ -55,6 +55,9 @@ def test_its_first_complaint_in_one_line(nowhere: Path) -> None:
     with pytest.raises(ToolError) as raised:
         compiler.compile_c([str(nowhere / "bad")], [], what="'model.c'")
     assert "model.c:3: error: no" in str(raised.value) and "\n" not in str(raised.value)
+    tool(nowhere, "full", "echo 'model.c:9:1: fatal error: error writing to /tmp/cc.s: No space left on device' >&2; exit 1")
+    with pytest.raises(ToolError, match=r"disk is full \(error writing to /tmp/cc\.s: No space .*TMPDIR"):
+        compiler.compile_c([str(nowhere / "full")], [], what="'model.c'")
     tool(nowhere, "silent", "exit 3")
     with pytest.raises(ToolError, match="exit status 3"):
         compiler.compile_c([str(nowhere / "silent")], [], what="'model.c'")
