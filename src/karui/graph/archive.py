@@ -106,7 +106,7 @@ def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if not path.is_file():  # a device would be read without end
-            raise FileError(f"'{path}' is no file; give a .pt2 file that karui wrote")
+            raise FileError(f"can't read '{path}': it is no file; give a .pt2 file that karui wrote")
         if size > MAX_FILE:
             raise FileError(f"'{path}' has {size:,} bytes, at most {MAX_FILE:,} are opened")
         return path.read_bytes()

@@ -49,7 +49,7 @@ def load(path: str | os.PathLike[str]) -> Program:
     try:
         size = path.stat().st_size
         if not path.is_file():  # a device would be read without end
-            raise FileError(f"'{path}' is no file; give one that 'karui compress' made")
+            raise FileError(f"can't read '{path}': it is no file; give one that 'karui compress' made")
         if size > LARGEST_FILE:
             raise FileError(f"'{path}' has {size} bytes; a .karui file has at most {LARGEST_FILE}")
         data = path.read_bytes()
