@@ -102,3 +102,13 @@ def test_the_users_line_is_the_last_outside_torch() -> None:
     trace = f'  File "/home/a/net.py", line 3, in forward\n  File "{users}", line 7, in forward\n  File "{inside}", line 9, in relu'
     assert user_line(trace) == f"{users}:7"
     assert user_line("") == ""
+
+
+def test_one_op_for_each_meaning() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        y = torch.max(x.swapaxes(1, 2).multiply(2).subtract(1).clip(-1, 1), torch.absolute(x.swapdims(1, 2)))
+        return torch.concat([y.multiply_(3), torch.min(y, y.true_divide(2))], 1)
+
+    targets = {node.target for node in captured(function, 3, 4).module.graph.nodes if node.op == "call_function"}
+    wanted = (aten.transpose.int, aten.mul.Tensor, aten.sub.Tensor, aten.clamp.default, aten.maximum.default, aten.minimum.default)
+    assert targets == {*wanted, aten.abs.default, aten.cat.default, aten.div.Tensor}

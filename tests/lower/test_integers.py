@@ -8,10 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from karui.compress.prune.weights import Prune
-from karui.compress.quantize.int8 import Quantize
-from karui.data import Data
-from karui.finetune.phases import Phase, run_phases
-from karui.graph.doors.torch import capture
 from karui.graph.network import Network
 from karui.lower import lower
 from karui.program import interpreter
@@ -21,17 +17,7 @@ from karui.search.judge import outputs_of
 from karui.zoo.lenet import lenet5
 from karui.zoo.resnet import resnet8
 from tests.lower.networks import made, noise
-
-
-def data_of(example: torch.Tensor) -> Data:
-    part = (example, torch.zeros(len(example), dtype=torch.int64))
-    return Data.of(train=part, validation=part, test=part)
-
-
-def quantized(module: torch.nn.Module, example: torch.Tensor, *first: Any) -> Network:
-    network = capture(module, example[:2])
-    phases = [Phase(techniques=(t,)) for t in (*first, Quantize())]
-    return run_phases(network, data_of(example), phases).network.eval()
+from tests.lower.quantized import quantized
 
 
 def graph_codes(network: Network, program: Program, example: torch.Tensor) -> dict[str, NDArray[np.int64]]:

@@ -1,5 +1,8 @@
 """A lowered network computes what the network computes, in floats, whatever its kind."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +18,9 @@ from karui.program import interpreter
 from karui.program.check import check
 from karui.program.layout import to_network, to_program
 from karui.program.program import Program
-from tests.lower.networks import NETWORKS, made
+from karui.search.judge import outputs_of
+from tests.lower.networks import NETWORKS, made, noise
+from tests.lower.quantized import quantized
 
 
 def outputs(program: Program, example: tuple[torch.Tensor, ...]) -> list[NDArray[np.float32]]:
@@ -115,3 +120,46 @@ class AcrossBatch(nn.Module):
 def test_samples_that_depend_on_each_other_are_refused() -> None:
     with pytest.raises(UnsupportedOp, match="batch"):
         lower(capture(AcrossBatch(), torch.randn(4, 6)))
+
+
+PERMUTED: dict[str, tuple[Callable[[nn.Module, torch.Tensor], Any], nn.Module, tuple[int, ...]]] = {
+    "scores of each step": (lambda m, x: m(x).transpose(1, 2), nn.Conv1d(5, 4, 3), (5, 9)),
+    "boxes of each pixel": (lambda m, x: m(x).permute(0, 2, 3, 1), nn.Conv2d(3, 4, 3), (3, 6, 7)),
+    "width before height": (lambda m, x: m(x).transpose(2, 3), nn.Conv2d(3, 4, 3), (3, 6, 7)),
+    "channels to the front": (lambda m, x: m(x).permute(0, 3, 1, 2), nn.Linear(5, 4), (6, 7, 5)),
+    "features to the front": (lambda m, x: m(x).mT, nn.Linear(5, 4), (7, 5)),
+    "an input too": (lambda m, x: (m(x), x.transpose(1, 2)), nn.Conv1d(5, 4, 3), (5, 9)),
+}
+
+
+@pytest.mark.parametrize("integers", [False, True])
+@pytest.mark.parametrize("name", PERMUTED)
+def test_an_output_lies_as_the_network_returns_it(name: str, integers: bool) -> None:
+    function, layer, shape = PERMUTED[name]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return function(self.layer, x)
+
+    x = noise(8, *shape)
+    network = quantized(Net(), x) if integers else capture(Net(), x)
+    program = lower(network)
+    inputs = [np.ascontiguousarray(to_program(x.numpy(), program.tensor(program.inputs[0].tensor).layout))]
+    found = outputs_of(program, interpreter.run(program, inputs))
+    with torch.no_grad():
+        for got, want in zip(found, network.eval()(x), strict=True):
+            torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+def test_one_value_in_two_orders_is_refused() -> None:
+    class Twice(nn.Conv1d):
+        def forward(self, x: torch.Tensor) -> Any:
+            y = super().forward(x)
+            return y, y.transpose(1, 2)
+
+    with pytest.raises(UnsupportedOp, match="return it once"):
+        lower(capture(Twice(3, 4, 3), torch.randn(2, 3, 8)))

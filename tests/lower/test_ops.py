@@ -11,7 +11,7 @@ from karui.errors import UnsupportedOp
 from karui.graph.doors.torch import capture
 from karui.lower import lower
 from tests.lower.networks import noise
-from tests.lower.test_integers import quantized
+from tests.lower.quantized import quantized
 from tests.lower.test_lower import agree, kinds
 
 
@@ -46,6 +46,19 @@ def steps_first(m: Around, x: Tensor) -> Tensor:
 def with_mask(m: Around, x: Tensor) -> Tensor:
     gate = torch.sigmoid(x)
     return torch.maximum(gate * x, x * 0.5) + torch.minimum(1 - gate, x)
+
+
+def causal(m: Around, x: Tensor) -> Tensor:
+    """Attention that sees the past alone, as one writes it by hand."""
+    return x.transpose(1, 2).matmul(x).masked_fill(torch.ones(12, 12).triu(1) == 1, float("-inf")).softmax(-1)
+
+
+def joined_heads(m: Around, x: Tensor) -> Tensor:
+    """Heads that share the batch's axis, as einops writes them."""
+    b, c, n = x.shape
+    q, k = (y.view(b, 2, c // 2, n).transpose(2, 3).reshape(b * 2, n, c // 2) for y in (x, x * 2))
+    y = torch.einsum("bij,bjd->bid", torch.einsum("bid,bjd->bij", q, k).softmax(-1), k)
+    return y.view(b, 2, n, c // 2).permute(0, 2, 1, 3).reshape(b, n, c)
 
 
 IMAGE, LINE = (3, 7, 6), (5, 12)
@@ -89,6 +102,20 @@ OPS: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
         "steps first": (steps_first, LINE, lambda: nn.GRU(8, 5)),
         "einsum": (lambda m, x: torch.einsum("bchw,bdhw->bcd", x, x[:, 2:5]), IMAGE),
         "einsum that keeps a shared axis": (lambda m, x: torch.einsum("bchw,bcwk->bkch", x, x[:, :, 1:].transpose(2, 3)), IMAGE),
+        "einsum of joined heads": (joined_heads, LINE),
+        "stack before the batch": (lambda m, x: torch.stack([x, x * 2, x.flip(2)]).sum(0), LINE),
+        "causal scores": (causal, LINE),
+        "a fixed choice": (lambda m, x: torch.where(torch.arange(12) > 3, x, 0.5) + torch.where(m.weight[:, None] > 1, 2.0, x), LINE),
+        "of its shape": (
+            lambda m, x: torch.cat([x * torch.full_like(x, 2.0), x.new_ones(x.size(0), 1, 12), x.new_zeros(1, 12) + x], 1),
+            LINE,
+        ),
+        "log-sum-exp and threshold": (lambda m, x: torch.logsumexp(9 * x, 1) + F.threshold(x, 0.1, 0.1).logsumexp(1, True)[:, 0], LINE),
+        "other words": (lambda m, x: x.movedim(1, 2).reshape_as(x) + x.flatten(1).reshape_as(x).type_as(x).clip(-1, 1).floor(), LINE),
+        "uneven split": (lambda m, x: torch.cat([y.mean(1) for y in x.tensor_split(3, 1)], 1), LINE),
+        "each twice": (lambda m, x: x.repeat_interleave(2, 1), LINE),
+        "matrix, vector": (lambda m, x: torch.addmm(m.weight[:3], x @ torch.arange(12.0), torch.outer(m.weight, m.weight[:3])), LINE),
+        "steps first, times a matrix": (lambda m, x: (x.permute(2, 0, 1) @ torch.outer(m.weight, m.weight[:3])).permute(1, 0, 2), LINE),
         "einsum with a parameter": (lambda m, x: torch.einsum("ck,bchw->bhkw", torch.outer(m.weight, m.weight[:3]), x), IMAGE),
     }.items()
 }
@@ -116,6 +143,9 @@ def test_moves_and_tables_stay_integers(name: str) -> None:
         (lambda m, x: torch.einsum("...c,...c->...", x, x), "einsum.*two operands"),
         (lambda m, x: torch.einsum("bcl,dcl->bd", x, x), "einsum.*batch"),
         (lambda m, x: x.norm(3, dim=1), "norm of order 3"),
+        (lambda m, x: torch.where(x > 0, x, 0.1 * x), "gt"),
+        (lambda m, x: F.threshold(x, 0.1, 0.0), "threshold of 0.1"),
+        (lambda m, x: F.pad(x, (-1, -1), mode="reflect"), "negative padding"),
     ],
 )
 def test_what_has_no_rule_is_refused_in_one_line(function: Callable[..., Tensor], words: str) -> None:

@@ -1,8 +1,8 @@
 """An exported program → the graph that karui edits.
 
-Afterwards: plain inputs and a tuple of outputs; functional ops only; positional arguments; one get_attr node per name; a reshape that
-flattens is ``aten.flatten.using_ints``; no guards, asserts, counters or dead code. Each node's meta holds ``karui_layer`` (the path of the
-user's module and the op) and ``karui_source`` (file:line of the user's code), nothing else.
+Afterwards: plain inputs and a tuple of outputs; functional ops only; positional arguments; one get_attr node per name; one op for each
+meaning, and ``aten.flatten.using_ints`` for a reshape that flattens; no guards, asserts, counters or dead code. Each node's meta holds
+``karui_layer`` (the path of the user's module and the op) and ``karui_source`` (file:line of the user's code), nothing else.
 """
 
 import os
@@ -27,6 +27,24 @@ _TORCH = os.path.dirname(torch.__file__) + os.sep
 _RESHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 # These only mark a value for autograd or copy a constant that nobody writes into.
 _TRANSPARENT = (aten.lift_fresh_copy.default, aten.detach.default, aten.alias.default)
+# One name per meaning; the arguments are the same.
+_SYNONYMS: Mapping[Any, Any] = {
+    aten.absolute.default: aten.abs.default,
+    aten.broadcast_to.default: aten.expand.default,
+    aten.clip.default: aten.clamp.default,
+    aten.concat.default: aten.cat.default,
+    aten.concatenate.default: aten.cat.default,
+    aten.divide.Tensor: aten.div.Tensor,
+    aten.linalg_matmul.default: aten.matmul.default,
+    aten.max.other: aten.maximum.default,
+    aten.min.other: aten.minimum.default,
+    aten.multiply.Tensor: aten.mul.Tensor,
+    aten.negative.default: aten.neg.default,
+    aten.subtract.Tensor: aten.sub.Tensor,
+    aten.swapaxes.default: aten.transpose.int,
+    aten.swapdims.default: aten.transpose.int,
+    aten.true_divide.Tensor: aten.div.Tensor,
+}
 
 
 def canonical(program: ExportedProgram, aliases: Mapping[str, str]) -> tuple[GraphModule, tuple[str, ...]]:
@@ -49,6 +67,8 @@ def canonical(program: ExportedProgram, aliases: Mapping[str, str]) -> tuple[Gra
     _merge_attributes(graph, aliases)
     functionalize(graph)
     _bypass(graph)
+    for node in graph.nodes:
+        node.target = _SYNONYMS.get(node.target, node.target)
     _flatten_reshapes(graph, values)
     names = _flat_outputs(graph, names)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))

@@ -20,6 +20,11 @@ Order = tuple[int, ...]
 CHANNELS_LAST: dict[int, Order] = {3: (1, 2, 0), 2: (1, 0), 1: (0,)}
 
 
+def layout_of(order: Order) -> Layout:
+    """What the axes of a tensor that lies in ``order`` mean."""
+    return "nhwc" if order == (1, 2, 0) else "nlc" if order == (1, 0) else "plain"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Value:
     """A tensor of the program that holds a tensor of the network. ``shape``: the network's, without the batch.
@@ -91,8 +96,7 @@ class Builder:
         """A new tensor for a network tensor of ``shape``, lying in ``order``."""
         name = self._free(name)
         laid = tuple(shape[axis] for axis in order)
-        layout: Layout = "nhwc" if order == (1, 2, 0) else "nlc" if order == (1, 0) else "plain"
-        self.tensors[name] = Tensor(name=name, shape=laid, dtype=dtype, layout=layout)
+        self.tensors[name] = Tensor(name=name, shape=laid, dtype=dtype, layout=layout_of(order))
         return Value(name=name, shape=tuple(shape), order=order)
 
     def emit(

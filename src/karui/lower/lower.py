@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -10,15 +11,15 @@ import torch
 from karui.errors import UnsupportedOp
 from karui.graph.network import InputSpec, Network
 from karui.lower import rules_composed, rules_gather, rules_layers, rules_pointwise, rules_pools, rules_sequence, rules_shape
-from karui.lower.builder import Builder, Constant, Shaped, Value
+from karui.lower.builder import Builder, Constant, Shaped, Value, layout_of
 from karui.lower.rule import Arguments, Rule
 from karui.pixels import Pixels
 from karui.program.passes import optimise
 from karui.program.program import Input, Output, Program
 
 ATEN = torch.ops.aten
-_TABLES = (rules_layers, rules_pointwise, rules_shape, rules_pools, rules_gather, rules_sequence, rules_composed)
-RULES: Mapping[Any, Rule] = MappingProxyType({op: rule for each in _TABLES for op, rule in each.RULES.items()})
+TABLES = (rules_layers, rules_pointwise, rules_shape, rules_pools, rules_gather, rules_sequence, rules_composed)
+RULES: Mapping[Any, Rule] = MappingProxyType({op: rule for each in TABLES for op, rule in each.RULES.items()})
 _SPATIAL_1D = (ATEN.conv1d.default, ATEN.conv1d.padding, ATEN.max_pool1d.default, ATEN.avg_pool1d.default, ATEN.conv_transpose1d.default)
 
 
@@ -146,8 +147,14 @@ def _outputs(builder: Builder, node: torch.fx.Node, env: dict[torch.fx.Node, Any
             builder.refuse("an output whose batch is not its first axis", "return it with the batch in front")
         if value.order not in ((1, 2, 0), (1, 0)):
             value = builder.plain(value)
-        if any(o.tensor == value.name for o in outputs) or value.name in {i.name for i in builder.network.inputs}:
+        taken = any(o.tensor == value.name for o in outputs)
+        if taken and builder.tensors[value.name].layout != layout_of(value.order):
+            builder.layer = name
+            builder.refuse("an output that is another one with its axes permuted", "return it once")
+        if taken or value.name in {i.name for i in builder.network.inputs}:
             value = builder.emit("reshape", [value], name, value.shape, value.order)
+        # the network may have permuted it since it was made: what its axes mean is what they mean here
+        builder.tensors[value.name] = replace(builder.tensors[value.name], layout=layout_of(value.order))
         outputs.append(Output(name=name, tensor=value.name, labels=tuple(labels) if i == 0 else ()))
     return outputs
 
@@ -164,7 +171,7 @@ def _apply(builder: Builder, node: torch.fx.Node, env: dict[torch.fx.Node, Any])
     rule = RULES.get(target)
     if rule is None:
         word = str(target).removesuffix(".default")
-        builder.refuse(word, "write it with ops that have a rule (karui list), or end the network before it")
+        builder.refuse(word, "write it with ops that have a rule (karui list ops), or end the network before it")
     assert rule is not None
     return rule(builder, Arguments(builder=builder, node=node, env=env))
 

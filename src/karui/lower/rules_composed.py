@@ -90,6 +90,68 @@ def _log_softmax(builder: Builder, a: Arguments) -> Value:
     return _pair(builder, "sub", shifted, _unary(builder, total, "log", f"{a.name}_log"), a.name)
 
 
+def _log_sum_exp(builder: Builder, a: Arguments) -> Value:
+    """max + log Σ exp(x − max)."""
+    x = a.anywhere("self")
+    axes, keepdims = _axes(builder, a, x), bool(a.get("keepdim"))
+    greatest = reduced(builder, x, axes, "max", f"{a.name}_max")
+    shifted = _unary(builder, _pair(builder, "sub", x, greatest, f"{a.name}_shifted"), "exp", f"{a.name}_exp")
+    total = _unary(builder, reduced(builder, shifted, axes, "sum", f"{a.name}_sum", keepdims=keepdims), "log", f"{a.name}_log")
+    return _pair(builder, "add", total, reduced(builder, x, axes, "max", f"{a.name}_top", keepdims=keepdims), a.name)
+
+
+def _threshold(builder: Builder, a: Arguments) -> Value:
+    """x where it is above the threshold, else a value: a clamp where the two are one number."""
+    low, value = float(a.get("threshold")), float(a.get("value"))
+    if low != value:
+        builder.refuse(f"a threshold of {low} with the value {value}", "only a threshold that is its own value has a rule")
+    return _clamp(builder, a.anywhere("self"), low, None, a.name)
+
+
+# ── choices and constants ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_FAR = 1e9  # stands for infinity, which no program needs
+
+
+def _masked(mask: str, chosen: str, other: str) -> Rule:
+    """``chosen`` where a constant mask is set, ``other`` elsewhere; one of the two is a number."""
+
+    def rule(builder: Builder, a: Arguments) -> Value:
+        where = a.get(mask)
+        yes, no = (_number(a.get(name)) for name in (chosen, other))
+        if not isinstance(where, Constant) or isinstance(yes, Value) == isinstance(no, Value):
+            builder.refuse(f"{a.node.target} with a computed mask, or of two computed values", "use a constant mask, or multiply by one")
+        x, number = (yes, no) if isinstance(yes, Value) else (no, yes)
+        if not isinstance(x, Value) or not x.ordinary or x.shape != a.shape or not isinstance(number, int | float):
+            builder.refuse(f"{a.node.target} that widens its operand, or fills in a tensor", "fill in a number, in the operand's own shape")
+        keep = where.data.bool() if isinstance(yes, Value) else ~where.data.bool()
+        kept = operand(builder, Constant(data=keep.float()), f"{a.name}_keep", x.order)
+        filled = operand(builder, Constant(data=(~keep).float() * min(max(number, -_FAR), _FAR)), f"{a.name}_fill", x.order)
+        return _pair(builder, "add", _pair(builder, "mul", x, kept, f"{a.name}_kept"), filled, a.name)
+
+    return rule
+
+
+def _number(value: Any) -> Any:
+    """A constant of one element as a number."""
+    return float(value.data) if isinstance(value, Constant) and value.data.numel() == 1 else value
+
+
+def _filled(value: float | str) -> Rule:
+    """zeros_like, new_zeros and their kin: only the shape of a value matters."""
+
+    def rule(builder: Builder, a: Arguments) -> Constant:
+        known = builder.shapes[a.node]
+        if isinstance(known, Constant):
+            return known
+        if a.shaped.before or a.shaped.factor > 1:
+            builder.refuse(f"{a.node.target} whose batch is not its first axis", "make it with the batch in front")
+        number = float(a.get(value)) if isinstance(value, str) else value
+        return Constant(data=torch.full((1, *a.shape), number))
+
+    return rule
+
+
 # ── two values ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -246,6 +308,19 @@ RULES: Mapping[Any, Rule] = {
     ATEN.var.correction: _spread(False),
     ATEN.max.dim: _extreme("max"),
     ATEN.min.dim: _extreme("min"),
+    ATEN.logsumexp.default: _log_sum_exp,
+    ATEN.threshold.default: _threshold,
+    ATEN.masked_fill.Scalar: _masked("mask", "value", "self"),
+    ATEN.masked_fill.Tensor: _masked("mask", "value", "self"),
+    ATEN.where.self: _masked("condition", "self", "other"),
+    ATEN.where.ScalarOther: _masked("condition", "self", "other"),
+    ATEN.where.ScalarSelf: _masked("condition", "self", "other"),
+    ATEN.zeros_like.default: _filled(0.0),
+    ATEN.ones_like.default: _filled(1.0),
+    ATEN.full_like.default: _filled("fill_value"),
+    ATEN.new_zeros.default: _filled(0.0),
+    ATEN.new_ones.default: _filled(1.0),
+    ATEN.new_full.default: _filled("fill_value"),
     ATEN.expand.default: _expand,
     ATEN.expand_as.default: _expand,
     ATEN.repeat.default: _repeat,

@@ -70,6 +70,14 @@ def _taken(builder: Builder, a: Arguments, x: Value, axis: int, places: torch.Te
     return take(builder, x, axis, [int(i) % size for i in places.tolist()], a.name)
 
 
+def _repeat_interleave(builder: Builder, a: Arguments) -> Value:
+    x, count, dim = a.anywhere("self"), int(a.get("repeats")), a.get("dim")
+    if dim is None:
+        builder.refuse("repeat_interleave over all axes", "name the axis")
+    axis = graph_axis(builder, int(dim), x)
+    return take(builder, x, axis, [i for i in range(x.shape[axis]) for _ in range(count)], a.name)
+
+
 _MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
@@ -203,6 +211,7 @@ RULES: Mapping[Any, Rule] = {
     ATEN.roll.default: _roll,
     ATEN.index.Tensor: _index,
     ATEN.index_select.default: _index_select,
+    ATEN.repeat_interleave.self_int: _repeat_interleave,
     ATEN.pad.default: _pad,
     ATEN.constant_pad_nd.default: _pad,
     ATEN.reflection_pad1d.default: _pad_inside("reflect"),

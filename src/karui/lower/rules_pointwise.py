@@ -156,6 +156,9 @@ _FUNCTIONS: Mapping[Any, Rule] = {
     ATEN.sin.default: _unary("sin"),
     ATEN.cos.default: _unary("cos"),
     ATEN.sign.default: _unary("sign"),
+    ATEN.floor.default: _unary("floor"),
+    ATEN.ceil.default: _unary("ceil"),
+    ATEN.round.default: _unary("round"),
     ATEN.elu.default: _unary("elu", "alpha"),
     ATEN.leaky_relu.default: _unary("leaky_relu", "negative_slope"),
     ATEN.gelu.default: _gelu,
@@ -182,7 +185,7 @@ _NOTHING: Mapping[Any, Rule] = {
         ATEN.lift_fresh_copy.default,
     )
 }
-_CASTS: Mapping[Any, Rule] = {ATEN.to.dtype: _to, ATEN.to.device: _to, ATEN.to.dtype_layout: _to}
+_CASTS: Mapping[Any, Rule] = {ATEN.to.dtype: _to, ATEN.to.device: _to, ATEN.to.dtype_layout: _to, ATEN.type_as.default: _to}
 _BINARY: Mapping[Any, Rule] = {
     getattr(getattr(ATEN, kind), overload): binary(kind) for kind in ("add", "sub", "mul", "div") for overload in ("Tensor", "Scalar")
 }

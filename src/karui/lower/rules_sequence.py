@@ -17,13 +17,30 @@ ATEN = torch.ops.aten
 def _matmul(builder: Builder, a: Arguments) -> Value:
     names = [argument.name for argument in a.node.target._schema.arguments[:2]]  # type: ignore[union-attr]
     left, right = (a.get(name) for name in names)
-    if isinstance(right, Constant) and right.data.dim() == 2 and isinstance(left, Value):  # a linear layer spelled out
-        x = builder.plain(left)
-        weight = builder.floats(f"{a.name}.weight", right.data.t().contiguous())
-        return builder.emit("linear", [x], a.name, a.shape, weights={"weight": weight}, attributes={"clamp": None})
+    if isinstance(right, Constant) and right.data.dim() in (1, 2) and isinstance(left, Value):
+        return _spelled_out(builder, left, right.data, a.name)
     rank = len(next(v for v in (left, right) if isinstance(v, Value)).shape)
     operands = [builder.constant(v, f"{a.name}_operand", rank) if isinstance(v, Constant) else v for v in (left, right)]
     return product(builder, operands[0], operands[1], a.name)
+
+
+def _spelled_out(builder: Builder, x: Value, matrix: torch.Tensor, name: str, bias: dict[str, str] | None = None) -> Value:
+    """A linear layer: the last axis times a matrix ``[inputs, outputs]``, or times a vector."""
+    if x.axes()[-1] != (len(x.shape) - 1,):
+        builder.refuse("a matrix product along the batch axis", "keep the features the last axis")
+    x, columns = builder.plain(x), matrix.reshape(len(matrix), -1)
+    weights = {"weight": builder.floats(f"{name}.weight", columns.t().contiguous()), **(bias or {})}
+    shape = (*x.shape[:-1], columns.shape[1])
+    out = builder.emit("linear", [x], name, shape, like=x, weights=weights, attributes={"clamp": None})
+    return out if matrix.dim() == 2 else builder.emit("reshape", [out], f"{name}_vector", x.shape[:-1], like=x)
+
+
+def _addmm(builder: Builder, a: Arguments) -> Value:
+    bias, matrix = a.constant("self"), a.constant("mat2")
+    assert bias is not None and matrix is not None
+    if bias.dim() != 1 or len(bias) != matrix.shape[1] or a.node.kwargs:
+        builder.refuse("addmm with factors or a bias that isn't a vector", "use torch.nn.functional.linear")
+    return _spelled_out(builder, a.anywhere("mat1"), matrix, a.name, {"bias": builder.floats(f"{a.name}.bias", bias)})
 
 
 def product(builder: Builder, left: Value, right: Value, name: str, scale: float = 1.0) -> Value:
@@ -42,32 +59,28 @@ def product(builder: Builder, left: Value, right: Value, name: str, scale: float
 
 def _einsum(builder: Builder, a: Arguments) -> Value:
     """A sum of products of two operands, as one matrix product over the axes that only one of them keeps."""
-    equation, operands = str(a.get("equation")).replace(" ", ""), a.get("tensors")
-    names, out = equation.split("->") if "->" in equation else (equation, "")
-    labels = names.split(",")
-    single = all(len(set(each)) == len(each) for each in (*labels, out))
-    if len(operands) != 2 or "." in equation or "->" not in equation or not single or set("".join(labels)) - set(out) - _common(labels):
-        builder.refuse(
-            f"einsum '{a.get('equation')}'", "write it for two operands, with letters only and an output, each letter once in each"
-        )
-    (left, right), (at, bt) = operands, labels
+    equation, (left, right) = str(a.get("equation")).replace(" ", ""), _two(builder, a)
+    labels, out = equation.partition("->")[0].split(","), equation.partition("->")[2]
     if isinstance(left, Constant):
-        (left, right), (at, bt) = (right, left), (bt, at)
-    at, batch = _letters(builder, left, at)
-    sizes = dict(zip(at, left.shape, strict=True))
+        (left, right), labels = (right, left), labels[::-1]
+    at, out, batch = _letters(builder, left, labels[0], out)
+    bt, sizes = labels[1], dict(zip(at, left.shape, strict=True))
     if isinstance(right, Value):
-        bt, other = _letters(builder, right, bt)
+        if (right.batch, right.left, right.right) != (left.batch, left.left, left.right) or labels[0][batch] != labels[1][batch]:
+            builder.refuse(
+                f"einsum '{equation}' of samples with each other", "name the batch by one letter, in one place, in both operands"
+            )
+        bt, _, _ = _letters(builder, right, bt, "")
         sizes |= dict(zip(bt, right.shape, strict=True))
-        if other != batch:
-            builder.refuse(f"einsum '{equation}' of samples with each other", "name the batch by one letter in both operands")
-        shared = [c for c in at if c in bt and c in out]
     else:
         sizes |= dict(zip(bt, right.data.shape, strict=True))
-        shared = []
-    if batch not in out or (isinstance(right, Constant) and any(c in out and c in at for c in bt)):
-        builder.refuse(f"einsum '{equation}'", "keep the batch, and multiply by a parameter with torch.mul")
-    kept, summed = [c for c in at if c not in bt], [c for c in at if c in bt and c not in out]
-    free = [c for c in bt if c not in at]
+    shared = [c for c in at if c in bt and c in out]
+    if isinstance(right, Constant) and shared:
+        builder.refuse(f"einsum '{equation}'", "multiply by a parameter with torch.mul")
+    kept, summed, free = [c for c in at if c not in bt], [c for c in at if c in bt and c not in out], [c for c in bt if c not in at]
+    made = [*shared, *kept, *free]
+    if set(made) != set(out) - {_BATCH}:
+        builder.refuse(f"einsum '{equation}'", "sum over an axis of one operand with torch.sum")
     rows, inner, columns = (math.prod(sizes[c] for c in group) for group in (kept, summed, free))
     ahead = [sizes[c] for c in shared]
     x = _joined(builder, left, at, [*shared, *kept, *summed], (*ahead, rows, inner), f"{a.name}_left")
@@ -77,24 +90,37 @@ def _einsum(builder: Builder, a: Arguments) -> Value:
         matrix = right.data.permute([bt.index(c) for c in (*free, *summed)]).reshape(columns, inner)
         weight = builder.floats(f"{a.name}.weight", matrix.contiguous())
         y = builder.emit("linear", [builder.plain(x)], a.name, (rows, columns), weights={"weight": weight}, attributes={"clamp": None})
-    made = [*shared, *kept, *free]
     shape = tuple(sizes[c] for c in made)
     y = y if y.shape == shape else builder.reshaped(y, f"{a.name}_axes", shape)
-    wanted = [c for c in out if c != batch]
-    moved = [made.index(c) for c in wanted]
+    moved = [made.index(c) for c in out if c != _BATCH]
     order = tuple(moved.index(axis) for axis in y.order)
-    return replace(y, shape=tuple(sizes[c] for c in wanted), order=order, batch=out.index(batch))
+    place = out.index(_BATCH)
+    return replace(y, shape=tuple(shape[m] for m in moved), order=order, batch=place, left=left.left, right=left.right)
 
 
-def _common(labels: list[str]) -> set[str]:
-    return set.intersection(*map(set, labels))
+_BATCH, _BEFORE, _BEHIND = "*", "<", ">"  # letters for the batch, and for the axes that share its axis
 
 
-def _letters(builder: Builder, x: Value, labels: str) -> tuple[str, str]:
-    """The letters of a value's axes without the batch, and the batch's."""
-    if x.left or x.right:
-        builder.refuse("einsum of a tensor whose batch shares an axis", "keep the batch an axis of its own")
-    return labels[: x.batch] + labels[x.batch + 1 :], labels[x.batch]
+def _two(builder: Builder, a: Arguments) -> tuple[Any, Any]:
+    """The operands of an einsum that can be one matrix product."""
+    equation, operands = str(a.get("equation")).replace(" ", ""), a.get("tensors")
+    labels = equation.partition("->")[0].split(",")
+    single = all(len(set(each)) == len(each) for each in (*labels, equation.partition("->")[2]))
+    if len(operands) != 2 or "." in equation or "->" not in equation or not single:
+        builder.refuse(
+            f"einsum '{a.get('equation')}'", "write it for two operands, with letters only and an output, each letter once in each"
+        )
+    return operands[0], operands[1]
+
+
+def _letters(builder: Builder, x: Value, labels: str, out: str) -> tuple[str, str, int]:
+    """The letters of the axes of ``x.shape``, the output's with the batch spelled out, and the place of the batch's letter."""
+    place = x.batch - x.left
+    before, behind = _BEFORE * x.left, _BEHIND * x.right
+    if out and labels[place] not in out:
+        builder.refuse("einsum over the batch", "samples must not depend on each other")
+    spelled = out.replace(labels[place], f"{before}{_BATCH}{behind}")
+    return f"{labels[:place]}{before}{behind}{labels[place + 1 :]}", spelled, place
 
 
 def _joined(builder: Builder, x: Value, labels: str, wanted: list[str], shape: tuple[int, ...], name: str) -> Value:
@@ -207,7 +233,9 @@ RULES: Mapping[Any, Rule] = {
     ATEN.lstm.input: lambda b, a: _recurrent(b, a, "lstm"),
     ATEN.einsum.default: _einsum,
     ATEN.matmul.default: _matmul,
+    ATEN.mm.default: _matmul,
     ATEN.bmm.default: _matmul,
+    ATEN.addmm.default: _addmm,
     ATEN.softmax.int: _softmax,
     ATEN._softmax.default: _softmax,
     ATEN.scaled_dot_product_attention.default: _attention,

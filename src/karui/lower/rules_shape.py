@@ -21,14 +21,6 @@ def graph_axis(builder: Builder, axis: int, x: Value) -> int:
     return found[0]
 
 
-def new_axis(builder: Builder, a: Arguments, axis: int) -> int:
-    """The axis ``axis`` of the node's own value, batch first, as an axis of its shape without the batch."""
-    axis = axis + len(a.shape) + 1 if axis < 0 else axis
-    if axis == 0:
-        builder.refuse("a new axis before the batch", "keep the batch the first axis")
-    return axis - 1
-
-
 def _reshape(builder: Builder, a: Arguments) -> Value:
     """The same elements in the network's order. Where the batch stands among them must not change; which axis it shares may."""
     x, new = a.anywhere("self"), a.shaped
@@ -74,6 +66,8 @@ def _permute(builder: Builder, a: Arguments) -> Value:
     elif target is ATEN.transpose.int:
         i, j = a.get("dim0") % rank, a.get("dim1") % rank
         perm[i], perm[j] = perm[j], perm[i]
+    elif target is ATEN.movedim.int:
+        perm.insert(a.get("destination") % rank, perm.pop(a.get("source") % rank))
     else:  # the last two
         perm[-1], perm[-2] = perm[-2], perm[-1]
     flat = [part for p in perm for part in axes[p]]
@@ -94,11 +88,17 @@ def _cat(builder: Builder, a: Arguments) -> Value:
 
 
 def _stack(builder: Builder, a: Arguments) -> Value:
-    axis = new_axis(builder, a, int(a.get("dim")))
+    """A new axis, which may stand before the batch."""
     parts = [builder.plain(p) for p in a.get("tensors")]
-    shape = tuple(1 if i == axis else size for i, size in enumerate(a.shape))
-    parts = [builder.reshaped(p, f"{a.name}_part", shape) for p in parts]
-    return builder.emit("concat", parts, a.name, a.shape, attributes={"axis": axis})
+    if not all(p.ordinary for p in parts):
+        builder.refuse("a stack of tensors whose batch is not the first axis", "move the batch to the front before it")
+    dim = int(a.get("dim")) % (len(parts[0].shape) + 2)
+    axis = max(dim - 1, 0)
+    row = (*parts[0].shape[:axis], 1, *parts[0].shape[axis:])
+    rows = [builder.reshaped(p, f"{a.name}_part", row) for p in parts]
+    shape = (*row[:axis], len(rows), *row[axis + 1 :])
+    out = builder.emit("concat", rows, a.name, shape, attributes={"axis": axis})
+    return replace(out, batch=1) if dim == 0 else out
 
 
 def cut(builder: Builder, x: Value, name: str, axis: int, start: int, stop: int, step: int = 1) -> Value:
@@ -164,6 +164,8 @@ RULES: Mapping[Any, Rule] = {
     ATEN.view.default: _reshape,
     ATEN.reshape.default: _reshape,
     ATEN.unflatten.int: _reshape,
+    ATEN.view_as.default: _reshape,
+    ATEN.reshape_as.default: _reshape,
     ATEN.squeeze.dim: _resize_axes,
     ATEN.squeeze.default: _resize_axes,
     ATEN.squeeze.dims: _resize_axes,
@@ -171,6 +173,7 @@ RULES: Mapping[Any, Rule] = {
     ATEN.permute.default: _permute,
     ATEN.transpose.int: _permute,
     ATEN.mT.default: _permute,
+    ATEN.movedim.int: _permute,
     ATEN.cat.default: _cat,
     ATEN.stack.default: _stack,
     ATEN.slice.Tensor: _slice,
@@ -178,6 +181,8 @@ RULES: Mapping[Any, Rule] = {
     ATEN.split.Tensor: _split,
     ATEN.split_with_sizes.default: _split,
     ATEN.chunk.default: _split,
+    ATEN.tensor_split.sections: _split,
+    ATEN.tensor_split.indices: _split,
     ATEN.unbind.int: _split,
     ATEN.upsample_bilinear2d.vec: _bilinear,
     ATEN.upsample_bilinear2d.default: _bilinear,

@@ -69,7 +69,9 @@ class Editor:
         return new
 
     def move_readers(self, old: str, new: str) -> None:
-        """Everybody who reads ``old`` reads ``new``."""
+        """Everybody who reads ``old`` reads ``new``; an output keeps what its axes mean."""
+        if any(o.tensor == old for o in self.outputs):
+            self.tensors[new] = replace(self.tensors[new], layout=self.tensors[old].layout)
         for i, op in enumerate(self.ops):
             if old in op.inputs:
                 self.ops[i] = replace(op, inputs=tuple(new if name == old else name for name in op.inputs))

@@ -45,7 +45,8 @@ def remove_identities(editor: Editor) -> bool:
             "concat": True,
             "pad": not any(sum(op.attributes.get("padding", []), [])),
         }[op.kind]
-        if nothing and not (op.inputs[0] in inputs and editor.is_visible(op.outputs[0])):
+        seen = x.name in inputs or (x.layout != y.layout and editor.is_visible(x.name))
+        if nothing and not (seen and editor.is_visible(y.name)):
             editor.move_readers(y.name, x.name)
             editor.remove(op)
             changed = True
@@ -101,6 +102,7 @@ def free_outputs(editor: Editor) -> bool:
             continue
         if any(output.tensor in pair for pair in editor.states) or op.inputs[0] in {o.tensor for o in editor.outputs}:
             continue
+        editor.tensors[op.inputs[0]] = replace(editor.tensors[op.inputs[0]], layout=editor.tensors[output.tensor].layout)
         editor.outputs[i] = replace(output, tensor=op.inputs[0])
         editor.remove(op)
         changed = True
