@@ -126,3 +126,11 @@ def test_resnet8_row_by_row() -> None:
     report = measure(capture(resnet8(), torch.randn(2, 3, 32, 32)))
     assert report.macs == 12_501_632
     assert report.params == 78_042
+
+
+def test_an_einsum_multiplies_once_for_each_combination_of_letters() -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.einsum("bic,bjc->bij", x, x)
+
+    assert measure(capture(Net(), torch.randn(2, 5, 3))).macs == 5 * 5 * 3

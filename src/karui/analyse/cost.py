@@ -235,6 +235,15 @@ def _recurrent(node: Node, values: dict[Node, Any]) -> int:
     return prod(x[:-1]) * sum(prod(s) for s in (_shape(w, values) for w in weights) if len(s) == 2)
 
 
+def _einsum(node: Node, values: dict[Node, Any]) -> int:
+    """One for each combination of all letters; an equation with dots isn't counted."""
+    operands = str(node.args[0]).replace(" ", "").partition("->")[0].split(",")
+    shapes = [_shape(operand, values) for operand in node.args[1]]  # type: ignore[union-attr]
+    if "." in operands[0] or len(operands) < 2:
+        return 0
+    return prod(dict(pair for letters, shape in zip(operands, shapes, strict=True) for pair in zip(letters, shape, strict=True)).values())
+
+
 _MACS: Mapping[Any, Callable[[Node, dict[Node, Any]], int]] = {
     aten.conv1d.default: _convolution,
     aten.conv1d.padding: _convolution,
@@ -249,6 +258,7 @@ _MACS: Mapping[Any, Callable[[Node, dict[Node, Any]], int]] = {
     aten.bmm.default: _linear,
     aten.addmm.default: _addmm,
     aten.baddbmm.default: _addmm,
+    aten.einsum.default: _einsum,
     aten.scaled_dot_product_attention.default: _attention,
     aten.gru.input: _recurrent,
     aten.lstm.input: _recurrent,

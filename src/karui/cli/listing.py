@@ -38,7 +38,24 @@ def datasets() -> Names:
     return dict.fromkeys(NAMES, "") | {"imagefolder": "as imagefolder:DIR, one folder of pictures per class"}
 
 
-KINDS: dict[str, Callable[[], Names]] = {"techniques": techniques, "targets": targets, "networks": networks, "datasets": datasets}
+def ops() -> Names:
+    """Sort of op → torch's names of those that a network may use and still be lowered to a program."""
+    from karui.lower.lower import TABLES
+
+    found: Names = {}
+    for room in TABLES:
+        names = {str(op).split(".")[1] for op in room.RULES if str(op).startswith("aten.")}
+        found[room.__name__.rpartition("rules_")[2]] = ", ".join(sorted(names))
+    return found
+
+
+KINDS: dict[str, Callable[[], Names]] = {
+    "techniques": techniques,
+    "targets": targets,
+    "networks": networks,
+    "datasets": datasets,
+    "ops": ops,
+}
 
 
 def _first_line(thing: object) -> str:

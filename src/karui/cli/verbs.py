@@ -173,7 +173,7 @@ def list_all(
     what: Annotated[str | None, typer.Argument(metavar="WHAT", help="techniques, targets, networks or datasets")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what there is to choose from. Techniques, targets, networks and data sets."""
+    """Show what there is to choose from. Techniques, targets, networks, data sets, and the ops that a network may use."""
     from karui.cli import listing
 
     if what is not None and what not in listing.KINDS:
