@@ -51,7 +51,7 @@ def _model(program: Program) -> tuple[bytes, dict[str, Any]]:
     try:
         import onnx
     except ImportError:
-        raise ToolError("target 'onnx' needs the package onnx; install it with: pip install 'karui[onnx]'") from None
+        raise ToolError("target 'onnx' needs the package onnx; install it with: pip install onnx") from None
     graph = Graph(program)
     outputs = [graph.name(name) for name in _output_names(program)]
     inputs = _open(graph)

@@ -130,7 +130,7 @@ def load(artifact: Artifact | str | Path, *, threads: int = 1, optimised: Path |
     try:
         import onnxruntime
     except ImportError:
-        raise ToolError("running .onnx files needs the package onnxruntime; install it with: pip install 'karui[onnx]'") from None
+        raise ToolError("running .onnx files needs the package onnxruntime; install it with: pip install onnxruntime") from None
     path = artifact.main if isinstance(artifact, Artifact) else Path(artifact)
     if not path.is_file():
         raise FileError(f"'{path}' is missing; export the model for target 'onnx' first")
