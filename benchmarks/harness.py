@@ -79,9 +79,10 @@ def line(row: Row) -> str:
 def table(where: dict[str, str], command: str, rows: Iterable[Row]) -> str:
     """The rows as a Markdown page."""
     lines = [f"`{command}` on {where['cpu']}, {where['cores']} cores", ""]
-    lines += ["| case | figure | value | unit | peer | seeds | goal | ok |", "|" + "---|" * 8]
+    lines += ["| case | figure | value | spread | unit | peer | seeds | goal | ok |", "|" + "---|" * 9]
     for r in rows:
         value = f"{r.value:.6g}" if isinstance(r.value, int | float) else str(r.value or "")
+        spread = "" if r.spread is None else f"{r.spread:.3g}"
         verdict = {True: "yes", False: "**no**", None: ""}[r.ok]
-        lines.append(f"| {r.case} | {r.figure} | {value} | {r.unit} | {r.peer or ''} | {r.seeds} | {r.goal or ''} | {verdict} |")
+        lines.append(f"| {r.case} | {r.figure} | {value} | {spread} | {r.unit} | {r.peer or ''} | {r.seeds} | {r.goal or ''} | {verdict} |")
     return "\n".join(lines) + "\n"

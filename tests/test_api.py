@@ -47,6 +47,18 @@ def test_the_flow_leaves_a_network_a_program_files_and_a_report(result: api.Resu
     assert conv.bits == 8 and 0.4 < conv.sparsity < 0.9
 
 
+def test_a_finished_run_gains_a_dense_control(result: api.Result, tmp_path: Path) -> None:
+    shutil.copytree(result.folder, tmp_path / "run")
+    again = api.compress(flow.network(), flow.data(), karui.Budget(drop=5), RECIPE, out=tmp_path / "run", name="small", control=True).record
+    assert result.record.control is None
+    assert again.control is not None and again.control.n == len(flow.data().test)
+    assert again.control.params == again.baseline.params and again.control.bytes["c"] == again.baseline.bytes["c"], "nothing is compressed"
+    dense, before = ((tmp_path / "run" / "measured" / which / "c" / "model.c").read_text() for which in ("control", "original"))
+    assert dense != before, "but it was trained"
+    assert again.final.accuracy == result.record.final.accuracy
+    assert "Control" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_c_answers_as_the_interpreter_does_on_real_pictures(result: api.Result) -> None:
     batch = next(iter(flow.data().test.batches(200)))
     inputs = feeds(result.program, batch)

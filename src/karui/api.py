@@ -28,7 +28,7 @@ from karui.report import page, record
 from karui.report.record import Bench, Record
 from karui.search.climb import choose, climb, unreachable
 from karui.search.ladder import Rung, ladder, long_steps
-from karui.search.trial import Setting, files, lowered
+from karui.search.trial import Setting, dense_control, files, lowered
 from karui.workspace import Run, atomic_write
 
 DEMO_BUDGET = Budget(drop=0.3, bytes=90_000)  # a twentieth of the float program, and room for what another compiler makes of it
@@ -61,13 +61,15 @@ def compress(
     name: str | None = None,
     seed: int = 0,
     effort: float = 1.0,
+    control: bool = False,
     progress: Progress = SILENT,
 ) -> Result:
     """The smallest network inside the budget, as files that run, with the proof.
 
     recipe: phases, or techniques in any order; None: the ladder (``search/ladder.py``). teacher: whom to distil from (None: the network
     itself). out: the run's directory (``runs/NAME``); the same call on it goes on where it stopped. effort: a factor on the ladder's
-    training. What can't end well (an op without a rule, weights that are NaN, no compiler) is refused before any training.
+    training. control: train the original as long as the winner, uncompressed, and show it beside. What can't end well (an op
+    without a rule, weights that are NaN, no compiler) is refused before any training.
     Raises BudgetError when nothing fits, naming the limit and what came nearest; the report is written all the same.
     """
     started, budget = time.monotonic(), budget or Budget()
@@ -102,6 +104,9 @@ def compress(
                 atomic_write(run.path(file.name), file.read_bytes())
             artefacts = targets.write_all(after.program, ("c", "onnx", "device"), run.path("export"))
             found = evidence.with_artefacts(found, artefacts, run.directory)
+            if control:
+                rung = next(r for r in rungs if r.name == best.name)
+                found = evidence.with_control(found, dense_control(rung, setting), setting)
         found = found.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
         record.write(found, run.directory)
         atomic_write(run.path("report.html"), page.html(found))
@@ -138,7 +143,7 @@ def report(run: str | Path) -> Path:
     return path
 
 
-def demo(out: str | Path = "runs/demo", *, seed: int = 0, progress: Progress = SILENT) -> Result:
+def demo(out: str | Path = "runs/demo", *, seed: int = 0, control: bool = False, progress: Progress = SILENT) -> Result:
     """Compress the shipped LeNet-5 for Fashion-MNIST under a budget; it is its own teacher, which measured better than the ResNet-20."""
     return compress(
         "zoo:lenet5",
@@ -147,6 +152,7 @@ def demo(out: str | Path = "runs/demo", *, seed: int = 0, progress: Progress = S
         out=out,
         name="lenet5",
         seed=seed,
+        control=control,
         progress=progress,
     )
 

@@ -13,6 +13,7 @@ from karui.data import Data
 from karui.export import c as c_target
 from karui.export import onnx as onnx_target
 from karui.export.artifact import Artifact
+from karui.finetune.evaluate import score
 from karui.graph.network import Network
 from karui.program import codec
 from karui.program.program import AffineValues, CodebookValues, FloatValues, Program, SignValues, Weight
@@ -21,7 +22,7 @@ from karui.run import host, measure
 from karui.run import onnxruntime as ort
 from karui.run.machine import machine, versions
 from karui.search.judge import program_scores
-from karui.search.trial import Setting, Trial, figure, words
+from karui.search.trial import Setting, Trial, figure, lowered, words
 from karui.verify import accuracy
 from karui.verify.cost import arena_bytes, random_inputs
 from karui.verify.verdict import judge
@@ -244,6 +245,14 @@ def bench(forms: Mapping[str, Built]) -> list[Bench]:
         )
         for (runner, form), timing in timings.items()
     ]
+
+
+def with_control(record: Record, dense: Network, setting: Setting) -> Record:
+    """The record with the dense control on the test part, through its compiled program like the others."""
+    program = lowered(dense, setting.data, setting.name)
+    side = Side(network=dense, built=build(program, setting.run.path("measured", "control")))
+    validation = score(dense, setting.data.validation, setting.data.metric)
+    return record.model_copy(update={"control": standing(side, setting.data, validation)})
 
 
 def with_artefacts(record: Record, artefacts: Mapping[str, Artifact], folder: Path) -> Record:

@@ -31,6 +31,7 @@ app = typer.Typer(
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="the folder that 'karui compress -o' wrote")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the facts as JSON, and nothing else, on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
+Control = Annotated[bool, typer.Option("--control", help="also train the original as long as the winner, uncompressed, and show it beside")]
 Seed = Annotated[int | None, typer.Option(help="one seed, one result (0, or the recipe's)")]
 
 
@@ -56,6 +57,7 @@ def compress(
     target: Annotated[str | None, typer.Option(help=f"what the limits are measured on: {', '.join(TARGETS)}")] = None,
     name: Annotated[str | None, typer.Option(help="what the report and the files are called")] = None,
     seed: Seed = None,
+    control: Control = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -81,6 +83,7 @@ def compress(
             out=out,
             name=name,
             seed=plan.seed if seed is None else seed,
+            control=control,
             progress=progress,
         )
     _show(result, as_json)
@@ -157,6 +160,7 @@ def report(run: RunFolder, as_json: AsJson = False) -> None:
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="the run's folder")] = Path("runs/demo"),
     seed: Seed = None,
+    control: Control = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -164,7 +168,7 @@ def demo(
     from karui import api
 
     with _progress(quiet) as progress:
-        result = api.demo(out, seed=seed or 0, progress=progress)
+        result = api.demo(out, seed=seed or 0, control=control, progress=progress)
     _show(result, as_json)
 
 

@@ -90,6 +90,10 @@ def _summary(record: Record) -> Table:
             limit,
         )
         table.add_row("  95 % interval", _interval(record, "baseline"), _interval(record, "final"), "", "", style="dim")
+        if record.control is not None and record.control.accuracy is not None and before.accuracy is not None:
+            dense = record.control.accuracy
+            gain = words.points(dense - before.accuracy, unit)
+            table.add_row("  control: dense, same training", "", words.score(dense, unit), gain, "", style="dim")
     for pair in pairs(record):
         table.add_row(pair.name, pair.before, pair.after, pair.gain, pair.limit.removeprefix("limit "))
     return table

@@ -79,6 +79,15 @@ def trial(rung: Rung, setting: Setting) -> Trial:
     return result
 
 
+def dense_control(rung: Rung, setting: Setting) -> Network:
+    """The original after the very training of ``rung``, with nothing compressed: what the training alone is worth."""
+    phases = tuple(replace(p, techniques=tuple(t for t in p.techniques if t.stage == "loss")) for p in rung.phases)
+    folder = setting.run.path("control", "phases")
+    return run_phases(
+        setting.network, setting.data, phases, teacher=setting.teacher, seed=setting.seed, directory=folder, progress=setting.progress
+    ).network
+
+
 def files(setting: Setting, name: str) -> tuple[Path, Path]:
     """Where a trained rung keeps its network and its program."""
     return setting.run.path("candidates", name, "network.pt2"), setting.run.path("candidates", name, "program.karui")
