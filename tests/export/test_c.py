@@ -193,6 +193,27 @@ def test_hostile_names_stay_in_comments(tmp_path: Path) -> None:
     check(p, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["k_net", "K_x"])
+def test_texts_that_look_like_kernels_stay_as_they_are(name: str, tmp_path: Path) -> None:
+    labels = ("k_means", "K_x", "a k_dense_i8", "_k_", "k_")
+    p = builders.sensor()
+    ops = tuple(replace(op, name=f"k_{i}.K_fc") for i, op in enumerate(p.ops))
+    out = Output(name="K_out", tensor=p.outputs[0].tensor, labels=labels)
+    p = replace(p, name="k_nn", ops=ops, inputs=(replace(p.inputs[0], name="k_in"),), outputs=(out,))
+    text = c.write(p, tmp_path, name=name).main.read_text()
+    assert f'#include "{name}.h"' in text and "/* k_nn: written" in text and "/* k_0.K_fc: " in text and "\0" not in text
+    loop = f"for (i = 0; i < 5; i++) puts({name}_labels[i]);"
+    main = f'#include <stdio.h>\n#include "{name}.h"\nint main(void) {{ int i; {loop} return 0; }}\n'
+    (tmp_path / "main.c").write_text(main)
+    files = [tmp_path / "main.c", tmp_path / f"{name}.c"]
+    compiler.compile_c(["gcc"], [*STRICT, "-o", tmp_path / "main", *files, "-lm"], what="main.c")
+    assert subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True).stdout.splitlines() == list(labels)
+
+
+def test_names_that_differ_in_capitals_alone_stay_two(tmp_path: Path) -> None:
+    check(program("add", [tensor("a", (2,), None), tensor("A", (2,), None)], [tensor("y", (2,), None)], clamp=None), tmp_path)
+
+
 def test_names_that_become_one_stay_two(tmp_path: Path) -> None:
     p = program("add", [tensor("a.b", (2,), None), tensor("a_b", (2,), None)], [tensor("y", (2,), None)], clamp=None)
     check(p, tmp_path)

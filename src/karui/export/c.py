@@ -132,10 +132,11 @@ def _text(source: Source, name: str) -> str:
     body = f"{kernels}\n{tables}\n{calls}"
     math = "#include <math.h>\n" if any(word in body for word in ("INFINITY", "expf(", "sqrtf(", "tanhf(")) or _calls_libm(kernels) else ""
     memory = "    int8_t *const memory = (int8_t *)arena;\n" if "k_at(" in calls else ""
+    title, file = c_text.theirs(c_text.comment(program.name)), c_text.theirs(f"{name}.h")
     return f"""\
-/* {c_text.comment(program.name)}: written by karui; see {name}.h. Edit the network, not this file. */
+/* {title}: written by karui; see {file}. Edit the network, not this file. */
 
-#include "{name}.h"
+#include "{file}"
 
 {math}#include <stddef.h>
 #include <stdint.h>
@@ -179,7 +180,7 @@ def _labels(program: Program) -> str:
     if not labels:
         return ""
     width = max(len(label.encode()) for label in labels) + 1
-    rows = ",\n".join(f"    {c_text.string(label)}" for label in labels)
+    rows = ",\n".join(f"    {c_text.theirs(c_text.string(label))}" for label in labels)
     return f"const char k_labels[{len(labels)}][{width}] = {{\n{rows}\n}};\n\n"
 
 

@@ -14,7 +14,7 @@ def parameters(ends: Sequence[Input] | Sequence[Output], what: str) -> list[str]
     names: list[str] = []
     for end in ends:
         name, i = f"{what}_{c_text.identifier(end.name)}", 2
-        while name in names:
+        while name.upper() in [known.upper() for known in names]:  # macros are in capitals
             name, i = f"{what}_{c_text.identifier(end.name)}_{i}", i + 1
         names.append(name)
     return names

@@ -103,7 +103,7 @@ class Source:
         """A new op: its comment, and its scratch starts from nothing."""
         self._taken = {}
         shapes = " → ".join("×".join(map(str, t.shape)) or "1" for t in (*map(self.tensor, op.inputs), *map(self.tensor, op.outputs)))
-        self.calls.append(f"    /* {c_text.comment(op.name)}: {op.kind}, {c_text.comment(shapes)} */")
+        self.calls.append(f"    /* {c_text.theirs(c_text.comment(op.name))}: {op.kind}, {c_text.comment(shapes)} */")
 
     def call(self, kernel: str, *arguments: Any) -> None:
         """A statement."""

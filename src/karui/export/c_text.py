@@ -11,6 +11,7 @@ from karui.errors import RecipeError, UnsupportedOp
 from karui.program.program import Array
 
 LINE = 120
+_GUARD = "\0"  # stands in no C source
 KEYWORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long register restrict return "
     "short signed sizeof static struct switch typedef union unsigned void volatile while example bool catch class delete export friend "
@@ -43,6 +44,11 @@ def string(text: str) -> str:
     """A C string literal; what isn't plain ASCII is written as octal bytes of its UTF-8."""
     plain = "".join(chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode())
     return f'"{plain}"'
+
+
+def theirs(text: str) -> str:
+    """A text of the user's inside the source of a model: ``prefixed`` leaves it as it is."""
+    return re.sub(r"\b([kK])_", rf"\1{_GUARD}_", text)
 
 
 def number(value: float) -> str:
@@ -106,5 +112,6 @@ def kernels(names: Iterable[str]) -> str:
 
 
 def prefixed(text: str, name: str) -> str:
-    """Kernels and tables are called ``k_…`` and ``K_…`` until here: give them the model's name."""
-    return re.sub(r"\bK_(?=\w)", f"{name.upper()}_", re.sub(r"\bk_(?=\w)", f"{name}_", text))
+    """Kernels and tables are called ``k_…`` and ``K_…`` until here: give them the model's name, but for what is ``theirs``."""
+    prefix = {"k_": f"{name}_", "K_": f"{name.upper()}_"}
+    return re.sub(r"\b[kK]_(?=\w)", lambda found: prefix[found[0]], text).replace(_GUARD, "")

@@ -74,7 +74,7 @@ def small_programs() -> dict[str, Program]:
 @cache
 def _programs() -> dict[str, Program]:
     sparse, int8 = Prune(sparsity=0.8, schedule="one_shot"), Quantize()
-    labels = ('say "a"', "b\\", "ç??/", "d")  # what a target that quotes badly stumbles over
+    labels = ('say "a"', "k_means K_x", "b\\", "ç??/ */")  # what a target that quotes badly stumbles over
     return {
         "float": _lowered("float"),
         "int8": _lowered("int8", int8),
