@@ -261,3 +261,21 @@ def test_top1_and_cross_entropy() -> None:
     assert top1(outputs, targets).tolist() == [1, 1, 0]
     by_hand = -torch.log_softmax(outputs[0], 1)[torch.arange(3), targets].mean()
     assert torch.allclose(cross_entropy(outputs, targets), by_hand)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (("a", "b\nc"), ("label 1", "rename")),
+        (("\ud800",), ("label 0", "printable")),
+        (("x" * 257,), ("at most 256",)),
+        ((1, 2), ("label 0 is a int", "map(str")),
+        ("ab", ("one text", "tuple")),
+    ],
+    ids=["newline", "surrogate", "long", "numbers", "a text"],
+)
+def test_labels_that_no_program_could_hold_are_refused(labels: tuple[str, ...], words: tuple[str, ...]) -> None:
+    part = ArrayPart(*pictures())
+    with pytest.raises(DataError) as error:
+        Data(name="d", train=part, validation=part, test=part, calibration=part, labels=labels)
+    one_line(error, *words)

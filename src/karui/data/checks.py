@@ -1,5 +1,6 @@
 """The user's arrays as tensors, and what is refused of them: every message names the part, and the batch or sample."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from karui.errors import DataError
+from karui.names import LONGEST, is_label
 from karui.pixels import Pixels
 
 
@@ -82,3 +84,16 @@ def check_finite(x: Tensor, where: str) -> None:
         if not bool(good.all()):
             at = start + int((~good).nonzero()[0])
             raise DataError(f"{where}: sample {at} holds NaN or infinity; clean the data (for example with numpy.isfinite) and try again")
+
+
+def check_labels(labels: Sequence[Any]) -> None:
+    """Refuse class names that can't stand in a program: they are printed, and written into source code."""
+    if isinstance(labels, str):
+        raise DataError(f"labels: one text ({labels[:40]!r}), expected one name a class; pass a tuple of names")
+    for place, label in enumerate(labels):
+        if not isinstance(label, str):
+            raise DataError(f"labels: label {place} is a {type(label).__name__}, expected a text; pass labels=tuple(map(str, …))")
+        if not is_label(label):
+            raise DataError(
+                f"labels: label {place} is {label[:40]!r}, expected at most {LONGEST} printable characters on one line; rename the class"
+            )

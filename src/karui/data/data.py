@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from karui.data.checks import check_labels
 from karui.data.parts import ArrayPart, Augment, IterablePart, Part
 from karui.errors import DataError, KaruiError, first_line
 from karui.pixels import Pixels
@@ -64,6 +65,7 @@ class Data:
 
     loss: ``(outputs, targets)`` → a scalar. pixels: how the device's bytes become the network's inputs (None: it is fed numbers).
     labels: the classes' names, in order.
+    Raises DataError: a label that is no printable text.
     """
 
     name: str
@@ -75,6 +77,9 @@ class Data:
     loss: Callable[[tuple[Tensor, ...], Any], Tensor] = cross_entropy
     pixels: Pixels | None = None
     labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels)
 
     @classmethod
     def of(

@@ -3,12 +3,14 @@
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from karui.errors import UnsupportedOp
+from karui.data.checks import check_labels
+from karui.errors import DataError, UnsupportedOp
 from karui.graph.network import InputSpec, Network
 from karui.lower import rules_composed, rules_gather, rules_layers, rules_pointwise, rules_pools, rules_sequence, rules_shape
 from karui.lower.builder import Builder, Constant, Shaped, Value, layout_of
@@ -27,8 +29,9 @@ def lower(network: Network, *, pixels: Pixels | None = None, labels: Sequence[st
     """The program that computes what ``network`` computes in evaluation mode.
 
     pixels: the first input is then bytes, ``(H, W, C)`` uint8, normalised inside. labels: the class names of the first output.
-    Raises UnsupportedOp naming the layer and the op where there is no rule.
+    Raises UnsupportedOp naming the layer and the op where there is no rule, DataError for labels that are not the output's.
     """
+    check_labels(labels)
     network = network.copy().eval()
     builder = Builder(network=network, shapes=run_shapes(network))
     env: dict[torch.fx.Node, Any] = {}
@@ -155,8 +158,16 @@ def _outputs(builder: Builder, node: torch.fx.Node, env: dict[torch.fx.Node, Any
             value = builder.emit("reshape", [value], name, value.shape, value.order)
         # the network may have permuted it since it was made: what its axes mean is what they mean here
         builder.tensors[value.name] = replace(builder.tensors[value.name], layout=layout_of(value.order))
+        if i == 0:
+            _check_count(labels, name, value.shape)
         outputs.append(Output(name=name, tensor=value.name, labels=tuple(labels) if i == 0 else ()))
     return outputs
+
+
+def _check_count(labels: Sequence[str], name: str, shape: tuple[int, ...]) -> None:
+    """One label a class; a single score may tell two classes apart."""
+    if labels and len(labels) not in shape and not (prod(shape) == 1 and len(labels) == 2):
+        raise DataError(f"labels: {len(labels)} for output '{name}' of shape {list(shape)}; give one name a class, in order, or none")
 
 
 def _apply(builder: Builder, node: torch.fx.Node, env: dict[torch.fx.Node, Any]) -> Any:

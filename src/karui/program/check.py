@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any
 
+from karui.names import LONGEST, is_label, is_name
 from karui.program.check_weight import LARGEST, check_weight
 from karui.program.kinds import KINDS
 from karui.program.program import Affine, CodebookValues, FloatValues, Op, Program, Tensor, Weight
@@ -49,9 +50,7 @@ def _need(condition: bool, otherwise: str) -> None:
 
 
 def _text(text: Any, what: str) -> None:
-    # names reach generated source code and terminals: nothing that could start a new line or hide
-    good = isinstance(text, str) and 0 < len(text) <= 256 and text.isprintable()
-    _need(good, f"{what} must be 1 to 256 printable characters, not {str(text)[:40]!r}")
+    _need(is_name(text), f"{what} must be 1 to {LONGEST} printable characters, not {str(text)[:40]!r}")
 
 
 def _check_tensor(tensor: Tensor) -> None:
@@ -84,8 +83,7 @@ def _check_ends(program: Program) -> set[str]:
             _text(end.name, f"an {what}'s name")
             _need(end.tensor in program.tensors, f"{what} '{end.name}': there is no tensor '{end.tensor}'")
     for output in program.outputs:
-        good = all(len(label) <= 256 and (label.isprintable() or not label) for label in output.labels)
-        _need(good, f"output '{output.name}': a label that isn't printable")
+        _need(all(map(is_label, output.labels)), f"output '{output.name}': a label that isn't printable")
     for entry in program.inputs:
         if entry.pixels is not None:
             tensor = program.tensor(entry.tensor)
