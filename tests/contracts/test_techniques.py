@@ -36,7 +36,8 @@ class Broken(Technique):
             network.get("fc1.weight").detach().add_(1e-3 * random.random())  # Python's own, which no seed of karui's reaches
         if self.how == "explode":
             network.get("fc1.bias").detach().fill_(float("nan"))
-        return Liar(network) if self.how == "liar" else Attached()
+        broken = {"liar": Liar, "restless": Restless}
+        return broken[self.how](network) if self.how in broken else Attached()
 
 
 class Liar(Attached):
@@ -48,12 +49,21 @@ class Liar(Attached):
         return False
 
 
+class Restless(Liar):
+    settles = 0.5
+
+    def step(self, progress: float) -> bool:
+        self.network.get("fc2.bias").detach().mul_(0.99)
+        return False
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
         ("teacher", "changes the teacher"),
         ("random", "another network the second time"),
         ("liar", "parameters were replaced"),
+        ("restless", "changes the network after the moment at which it settles, 0.5"),
         ("explode", "the loss is nan"),
     ],
 )

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from karui.compress.technique import Attached, Context
+from karui.compress.prune.weights import Prune
+from karui.compress.quantize.int8 import Quantize
+from karui.compress.technique import Attached, Context, Technique
 from karui.data import Metric, top1
 from karui.errors import DataError, KaruiError, RecipeError, ToolError
 from karui.finetune import loop
@@ -165,8 +167,25 @@ def test_early_stopping_does_not_count_while_a_schedule_moves() -> None:
     training = Training(epochs=20, batch_size=20, early_stop=2)
     history = finetune(network, data, training, attached(network, tiny.Cut(at=0.82)))
     assert network.get("fc1.weight").shape[0] == 8
-    assert len(history.epochs) == 20  # the cut is in the seventeenth; the eighteenth is the first that counts; two more are no better
+    assert len(history.epochs) == 19  # the cut is in the seventeenth, the first that counts; two more are no better
     assert history.stopped
+
+
+@pytest.mark.parametrize(
+    "technique, moves", [(Prune(sparsity=0.9, schedule="iterative", rounds=20), 0.96), (Prune(sparsity=0.9), 0.76), (Quantize(), 0.9)]
+)
+def test_early_stopping_waits_for_the_end_of_a_schedule(technique: Technique, moves: float) -> None:
+    network, data = tiny.network(), tiny.data()
+    data = replace(data, metric=Metric(name="never better", function=lambda outputs, targets: torch.zeros(len(targets))))
+    (hooks,) = attach_all(network, [technique], data, teacher=network.copy(), steps=250, seed=0)
+    history = finetune(network, data, Training(epochs=50, batch_size=20, early_stop=1), [hooks])
+    assert hooks.settles == moves
+    assert len(history.epochs) == int(50 * moves) + 2  # the first that ends after the last move, and one that is no better
+    held = network.copy().eval()
+    facts = hooks.finish()
+    if isinstance(technique, Prune):
+        assert facts["sparsity"] == pytest.approx(0.9, abs=0.01)
+        assert same(held, network)  # nothing was left to cut without training
 
 
 @pytest.mark.parametrize("better, epochs", [(True, 3), (False, 6)])

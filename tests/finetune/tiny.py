@@ -69,6 +69,7 @@ class Cut(Technique):
 class Cutting(Attached):
     def __init__(self, settings: Cut, network: Network) -> None:
         self.settings, self.network, self.done = settings, network, False
+        self.settles = settings.at
 
     def step(self, progress: float) -> bool:
         if self.done or progress < self.settings.at:
@@ -101,6 +102,7 @@ class Leaning(Attached):
     def __init__(self, settings: Lean, network: Network, context: Context) -> None:
         self.settings, self.network, self.context = settings, network, context
         self.moments = 0
+        self.settles = 0.75
 
     def step(self, progress: float) -> bool:
         self.moments += progress >= self.moments / 4

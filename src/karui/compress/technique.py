@@ -37,7 +37,13 @@ class Context:
 
 
 class Attached:
-    """A technique at work. Each method may be left as it is."""
+    """A technique at work. Each method may be left as it is.
+
+    settles: the progress, in [0, 1], of the last moment at which ``step`` may change the network of its own accord (what merely follows
+    the weights doesn't count). Early stopping counts epochs after it only. A technique without a schedule need not say.
+    """
+
+    settles: float = 1.0
 
     def step(self, progress: float) -> bool:
         """Called before each training step with progress in [0, 1); True: parameters were replaced, added or removed."""

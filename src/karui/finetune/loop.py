@@ -25,8 +25,6 @@ from karui.finetune.progress import SILENT, Progress
 from karui.finetune.schedule import SCHEDULES, Schedule, derive, factor
 from karui.graph.network import Network
 
-SETTLED = 0.8  # by this progress the schedules of karui's techniques have made their last move
-
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -35,9 +33,9 @@ class Training:
     epochs: passes over the train part; parts of one count. steps: the same in batches; it overrules epochs. Neither: no training.
     optimizer: "sgd" (momentum, nesterov) or "adamw". weight_decay: not for biases, batch-norm or learned scales. scale_lr: learned scales
     learn at ``lr · scale_lr``. schedule, warmup, milestones, gamma: see ``schedule.factor``. clip: greatest norm of the whole gradient.
-    early_stop: stop after that many epochs without a better score on validation, and go back to the best epoch's weights; with a technique
-    that has a schedule, only epochs of the last fifth count, and only where it stands still. amp: bfloat16 where it is safe. compile:
-    through ``torch.compile``.
+    early_stop: stop after that many epochs without a better score on validation, and go back to the best epoch's weights; only epochs that
+    end after every technique's last move count (``Attached.settles``). amp: bfloat16 where it is safe. compile: through
+    ``torch.compile``.
     """
 
     epochs: float = 0.0
@@ -105,14 +103,13 @@ class _State:
     loss_sum: float = 0.0
     loss_count: int = 0
     lr: float = 0.0
-    settled: bool = True
     waited: int = 0
     best_score: float | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
     restructured: bool = False
 
     def facts(self) -> dict[str, Any]:
-        names = ("loss_sum", "loss_count", "lr", "settled", "waited", "best_score")
+        names = ("loss_sum", "loss_count", "lr", "waited", "best_score")
         return {"history": self.history.to_json()} | {name: getattr(self, name) for name in names}
 
     def take(self, facts: dict[str, Any]) -> None:
@@ -311,8 +308,6 @@ def _step(loop: _Loop, state: _State, batch: Batch) -> None:
 
 def _advance_techniques(loop: _Loop, state: _State) -> None:
     """Let each technique's schedule move; rebuild what depends on the parameters when one says that it replaced some."""
-    watched = loop.training.early_stop is not None
-    before = {name: buffer.clone() for name, buffer in loop.network.buffers().items()} if watched else {}
     changed = False
     for each in loop.attached:
         changed |= each.step(state.step / loop.steps)
@@ -321,9 +316,7 @@ def _advance_techniques(loop: _Loop, state: _State) -> None:
         state.optimizer = _optimizer(loop)
         state.optimizer.load_state(remembered)
         state.forward = _forward(loop)
-    if watched:
-        after = loop.network.buffers()
-        state.settled &= not changed and before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
+        state.best_score, state.best, state.waited = None, {}, 0  # of a network that is no more
 
 
 def _loss(loop: _Loop, state: _State, batch: Batch) -> Tensor:
@@ -372,10 +365,8 @@ def _judge(loop: _Loop, state: _State, epoch: int) -> None:
 
 
 def _consider_stopping(loop: _Loop, state: _State, value: float, patience: int) -> None:
-    moving, state.settled = not state.settled, True
-    scheduled = any(type(each).step is not Attached.step for each in loop.attached)
-    if moving or (scheduled and state.step < SETTLED * loop.steps):
-        state.best_score, state.best, state.waited = None, {}, 0
+    settles = max((each.settles for each in loop.attached if type(each).step is not Attached.step), default=0.0)
+    if state.step <= settles * loop.steps + 1e-9:  # step number ``state.step``, the next, may be the one that moves
         return
     sign = 1 if loop.data.metric.higher_is_better else -1
     if state.best_score is None or sign * value > sign * state.best_score:

@@ -41,6 +41,7 @@ def check_technique(cls: type[Technique], **settings: Any) -> None:
     check_untouched(technique)
     trained = check_training(technique)
     check_deterministic(technique, trained)
+    check_settled(technique)
     check_saved(technique, trained)
     check_lowered(technique, trained)
 
@@ -80,6 +81,19 @@ def check_deterministic(technique: Technique, trained: Network) -> None:
     network = small_network()
     _apply(technique, network, small_data())
     _promise(type(technique))(_same(_values(network), _values(trained)), "gives another network the second time, with the same seed")
+
+
+def check_settled(technique: Technique) -> None:
+    """After the moment that ``Attached.settles`` tells, ``step`` leaves a network that nobody trains as it is."""
+    network, data = small_network(), small_data()
+    (attached,) = attach_all(network, [technique], data, teacher=network.copy().eval(), steps=STEPS, seed=0)
+    settled: dict[str, Tensor] | None = None
+    for step in range(STEPS):
+        attached.step(step / STEPS)
+        if settled is None and step / STEPS > attached.settles:  # that step may be the last move: moments fall between steps
+            settled = _values(network)
+    kept = settled is None or _same(settled, _values(network))
+    _promise(type(technique))(kept, f"changes the network after the moment at which it settles, {attached.settles}")
 
 
 def check_training(technique: Technique) -> Network:

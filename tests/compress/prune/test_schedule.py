@@ -1,6 +1,6 @@
 import pytest
 
-from karui.compress.prune.schedule import at_update, cubic, iterative, one_shot, schedule_of
+from karui.compress.prune.schedule import at_update, cubic, iterative, one_shot, schedule_of, settled_at
 from karui.errors import RecipeError
 
 PROGRESS = [i / 200 for i in range(201)]
@@ -34,6 +34,14 @@ def test_moments_of_change_are_bounded() -> None:
     assert len({at_update(i / 10_000) for i in range(10_000)}) == 50
     assert at_update(1.0) == 1.0
     assert all(at_update(k / 50) == k / 50 for k in range(51))  # no moment is missed by a rounding error
+
+
+@pytest.mark.parametrize(
+    "rule, moment",
+    [("one_shot", 0.0), ("cubic", 0.76), ("iterative", 0.8), (lambda p, s: s * min(1.0, 2 * p), 0.5), (lambda p, s: s * p, 1.0)],
+)
+def test_the_last_cut_is_found(rule, moment: float) -> None:
+    assert settled_at(schedule_of(rule, rounds=5), 0.9) == moment
 
 
 def test_a_function_stands_for_itself_and_a_wrong_name_is_refused() -> None:

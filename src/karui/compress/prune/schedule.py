@@ -52,6 +52,15 @@ def schedule_of(rule: str | Schedule, *, rounds: int) -> Schedule:
     return known[rule]
 
 
+def settled_at(schedule: Schedule, final: float, *, updates: int = UPDATES) -> float:
+    """The moment of a schedule's last cut, found by asking it at every moment; 1 where only the end of the phase reaches ``final``.
+
+    Masked weights don't come back, so a schedule that falls cuts no more after its greatest value.
+    """
+    held = [schedule(update / updates, final) for update in range(updates)]
+    return held.index(max(held)) / updates if max(held) >= final else 1.0
+
+
 def at_update(progress: float, *, updates: int = UPDATES) -> float:
     """Progress rounded down to the latest of the ``updates`` moments at which masks may change."""
     return min(1.0, floor(progress * updates + 1e-9) / updates)

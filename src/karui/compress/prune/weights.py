@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from karui.compress.prune.importance import WeightImportance, weight_importance
-from karui.compress.prune.schedule import Schedule, ScheduleName, at_update, schedule_of
+from karui.compress.prune.schedule import Schedule, ScheduleName, at_update, schedule_of, settled_at
 from karui.compress.select import patterns, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.errors import RecipeError
@@ -74,6 +74,7 @@ class Pruning(Attached):
     def __init__(self, settings: Prune, network: Network, names: tuple[str, ...]) -> None:
         self.settings, self.network, self.names = settings, network, names
         self.schedule = schedule_of(settings.schedule, rounds=settings.rounds)
+        self.settles = settled_at(self.schedule, settings.sparsity)
         self.moment = -1.0  # of the last look at the masks; only saves looking again
 
     def step(self, progress: float) -> bool:

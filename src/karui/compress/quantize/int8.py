@@ -104,6 +104,7 @@ class Quantizing(Attached):
     ) -> None:
         self.settings, self.network, self.context = settings, network, context
         self.parameters, self.activations = parameters, activations
+        self.settles = 0.9 if not settings.learn_scales and context.steps >= LONG_ENOUGH else 0.0  # the last calibration
         self.observed = {name: network.get(name).detach().clone() for name in activations}
 
     def step(self, progress: float) -> bool:
