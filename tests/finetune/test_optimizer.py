@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from karui.finetune.optimizer import Optimizer
+from karui.finetune.optimizer import FAKE_QUANTIZE, Optimizer
+from karui.graph import edit
 from tests.finetune import tiny
 
 
@@ -17,13 +18,16 @@ def train(optimizer: Optimizer, network: tiny.Network, steps: int = 3) -> None:
 
 def test_no_decay_on_vectors_and_scales_and_a_slower_rate_for_scales() -> None:
     network = tiny.network()
-    network.add_parameter("fc1.weight_scale", torch.ones(16, 1))
+    state = {"scale": torch.nn.Parameter(torch.ones(16)), "zero_point": torch.zeros(16)}
+    edit.put_on_parameter(network, "fc1.weight", FAKE_QUANTIZE, state=state, args=("scale", "zero_point", -127, 127, 0))
+    network.add_parameter("logit_scale", torch.ones(1, 1))  # the user's own, whatever its name
     optimizer = Optimizer(network, lr=0.1, weight_decay=0.5, scale_lr=0.01, kind="sgd", momentum=0.0)
     optimizer.zero_grad()
     before = {name: tensor.clone() for name, tensor in network.parameters().items()}
     for parameter in network.parameters().values():
         parameter.grad = torch.zeros_like(parameter)
-    network.parameters()["fc1.weight_scale"].grad = torch.ones(16, 1)
+    network.parameters()["fc1.weight_scale"].grad = torch.ones(16)
+    network.parameters()["logit_scale"].grad = torch.ones(1, 1)
     optimizer.set_factor(0.5)
     optimizer.step()
     after = network.parameters()
@@ -31,7 +35,8 @@ def test_no_decay_on_vectors_and_scales_and_a_slower_rate_for_scales() -> None:
         assert torch.allclose(after[name], before[name] * (1 - 0.1 * 0.5 * 0.5))
     for name in ("fc1.bias", "bn.weight", "bn.bias", "fc2.bias"):
         assert torch.equal(after[name], before[name])
-    assert torch.allclose(after["fc1.weight_scale"], torch.full((16, 1), 1 - 0.1 * 0.5 * 0.01))
+    assert torch.allclose(after["fc1.weight_scale"], torch.full((16,), 1 - 0.1 * 0.5 * 0.01))
+    assert torch.allclose(after["logit_scale"], torch.tensor(1 - 0.1 * 0.5 * (1 + 0.5)))
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])

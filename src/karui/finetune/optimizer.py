@@ -5,15 +5,18 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from karui.graph import edit
 from karui.graph.network import Network
 
 Kind = Literal["sgd", "adamw"]
 KINDS: tuple[str, ...] = get_args(Kind)
+FAKE_QUANTIZE = torch.ops.karui.fake_quantize.default
 
 
-def is_scale(name: str) -> bool:
-    """Is this parameter a learned scale of a quantizer (``"conv1.weight_scale"``)?"""
-    return name.endswith("_scale")
+def scales_of(network: Network) -> set[str]:
+    """The names of the scales of the network's quantizers, learned or not."""
+    forms = [edit.form_of(node) for node in network.module.graph.nodes if node.target is FAKE_QUANTIZE]
+    return {form.state["scale"] for form in forms if "scale" in form.state}
 
 
 class Optimizer:
@@ -36,8 +39,9 @@ class Optimizer:
     ) -> None:
         self.lr = lr
         self._names = {name: p for name, p in network.parameters().items() if p.requires_grad}
-        plain = [n for n, p in self._names.items() if not is_scale(n) and p.ndim <= 1]
-        scales = [n for n in self._names if is_scale(n)]
+        quantizers = scales_of(network)
+        plain = [n for n, p in self._names.items() if n not in quantizers and p.ndim <= 1]
+        scales = [n for n in self._names if n in quantizers]
         decayed = [n for n in self._names if n not in {*plain, *scales}]
         groups = [
             {"params": [self._names[n] for n in names], "weight_decay": decay, "share": share}
