@@ -19,8 +19,8 @@ from karui.export import c as c_target
 from karui.finetune.progress import RichProgress
 from karui.program import codec
 from karui.run import host, measure
-from karui.search.judge import program_scores
 from karui.search.ladder import ladder
+from karui.search.scores import program_scores
 from karui.search.trial import lowered
 from karui.verify.cost import random_inputs
 from karui.zoo import catalogue

@@ -15,8 +15,8 @@ from karui.export.targets import targets
 from karui.program import codec, interpreter
 from karui.report import record
 from karui.run import host
-from karui.search.judge import feeds
 from karui.search.ladder import ladder
+from karui.search.scores import feeds
 from tests import flow
 
 QUICK = karui.Training(steps=40, optimizer="adamw", lr=1e-3)
@@ -57,6 +57,43 @@ def test_a_finished_run_gains_a_dense_control(result: api.Result, tmp_path: Path
     assert dense != before, "but it was trained"
     assert again.final.accuracy == result.record.final.accuracy
     assert "Control" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_the_record_says_how_the_artefacts_were_held_against_the_interpreter(result: api.Result) -> None:
+    c, onnx = result.record.parity
+    assert (c.runner, c.ok, c.differing, c.samples) == ("c", True, 0.0, 200)
+    assert (onnx.runner, onnx.ok) == ("onnxruntime", None) and onnx.greatest < 0.1
+    change = result.record.change
+    assert change is not None and change.low <= change.mean <= change.high
+    assert change.mean == pytest.approx(result.record.final.accuracy - result.record.baseline.accuracy)  # type: ignore[operator]
+
+
+def test_limits_are_measured_on_the_budgets_target(tmp_path: Path) -> None:
+    budget = karui.Budget(drop=50, bytes=100_000, target="onnx")
+    found = api.compress(flow.network(), flow.data(), budget, [karui.Quantize()], out=tmp_path / "run", name="small").record
+    assert found.final.bytes["onnx"] == (tmp_path / "run" / "export" / "onnx" / "model.onnx").stat().st_size
+    assert found.candidates[0].cost.bytes == found.final.bytes["onnx"] <= 100_000
+    assert found.final.peak_ram is None, "onnxruntime doesn't tell it"
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [(karui.Budget(peak_ram=9, target="onnx"), "doesn't tell its peak_ram"), (karui.Budget(target="abacus"), "choose one of c, onnx")],
+)
+def test_a_limit_that_nothing_can_measure_is_refused_at_once(budget: karui.Budget, message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=message):
+        api.compress(flow.network(), flow.data(), budget, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "..", ""])
+def test_a_name_is_a_part_of_a_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = flow.network().copy()
+    network.name = name
+    with pytest.raises(RecipeError, match="can't be the name of a file"):
+        api.compress(network, flow.data())
+    assert not list(tmp_path.parent.glob("evil*")) and not list(tmp_path.iterdir())
 
 
 def test_c_answers_as_the_interpreter_does_on_real_pictures(result: api.Result) -> None:

@@ -19,7 +19,7 @@ from karui.graph.network import Network
 from karui.program import interpreter
 from karui.program.layout import dequantize
 from karui.program.program import AffineValues, Array, Program
-from karui.search.judge import feeds
+from karui.search.scores import feeds
 from karui.search.trial import lowered
 from tests import board, flow
 

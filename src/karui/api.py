@@ -16,16 +16,17 @@ from karui.data import Data
 from karui.errors import DataError, RecipeError
 from karui.export import targets
 from karui.export.artifact import Artifact
-from karui.finetune.evaluate import score
 from karui.finetune.loop import Training
 from karui.finetune.phases import Phase, describe, fingerprint, phases_of
 from karui.finetune.progress import SILENT, Progress
 from karui.graph.network import Network
+from karui.names import is_file_name
 from karui.program import codec
 from karui.program.program import Program
 from karui.recipe import Recipe
 from karui.report import page, record
 from karui.report.record import Bench, Record
+from karui.run.runners import require_measurable
 from karui.search.climb import choose, climb, unreachable
 from karui.search.ladder import Rung, ladder, long_steps
 from karui.search.trial import Setting, dense_control, files, lowered
@@ -62,51 +63,51 @@ def compress(
     seed: int = 0,
     effort: float = 1.0,
     control: bool = False,
+    command: str = "",
     progress: Progress = SILENT,
 ) -> Result:
     """The smallest network inside the budget, as files that run, with the proof.
 
     recipe: phases, or techniques in any order; None: the ladder (``search/ladder.py``). teacher: whom to distil from (None: the network
     itself). out: the run's directory (``runs/NAME``); the same call on it goes on where it stopped. effort: a factor on the ladder's
-    training. control: train the original as long as the winner, uncompressed, and show it beside. What can't end well (an op
-    without a rule, weights that are NaN, no compiler) is refused before any training.
+    training. control: train the original as long as the winner, uncompressed, and show it beside. command: what starts this run again,
+    for the report. What can't end well (an op without a rule, weights that are NaN, no compiler) is refused before any training.
     Raises BudgetError when nothing fits, naming the limit and what came nearest; the report is written all the same.
     """
     started, budget = time.monotonic(), budget or Budget()
     data = resolve.data_of(data)
     original = resolve.network_of(network, data)
-    name = name or original.name
+    name = _checked_name(original.name if name is None else name)
     tutor = resolve.network_of(teacher, data) if teacher is not None else original
     _check_finite(original, tutor)
+    require_measurable(budget.target, budget.limits)
     program, rungs = lowered(original, data, name), _rungs(recipe, data, effort)
     run = Run.create(out or Path("runs") / name, _config(original, tutor, data, budget, rungs, seed, name))
     with run.lock():
         original.save(run.path("original.pt2"))
         codec.save(program, run.path("original.karui"))
-        before = evidence.Side(network=original, built=evidence.build(program, run.path("measured", "original")))
+        before = evidence.Side(network=original, built=evidence.build(program, run.path("measured", "original"), budget.target))
         setting = Setting(
             run=run,
             network=original,
             teacher=tutor,
             data=data,
             budget=budget,
-            before=score(original, data.validation, data.metric),
+            before=evidence.validated(before, data, budget.target),
             seed=seed,
             name=name,
+            command=command,
             progress=progress,
         )
         trials = climb(rungs, setting)
         best = choose(trials)
-        after = evidence.load(files(setting, best.name), run.path("measured", "compressed")) if best else None
+        after = evidence.load(files(setting, best.name), run.path("measured", "compressed"), budget.target) if best else None
         found = evidence.gather(setting, before, after, trials, best)
         if best and after:
-            for file in files(setting, best.name):
-                atomic_write(run.path(file.name), file.read_bytes())
-            artefacts = targets.write_all(after.program, ("c", "onnx", "device"), run.path("export"))
-            found = evidence.with_artefacts(found, artefacts, run.directory)
-            if control:
-                rung = next(r for r in rungs if r.name == best.name)
-                found = evidence.with_control(found, dense_control(rung, setting), setting)
+            found = evidence.with_artefacts(found, _deliver(run, files(setting, best.name), after.program), run.directory)
+        if best and control:
+            rung = next(r for r in rungs if r.name == best.name)
+            found = evidence.with_control(found, dense_control(rung, setting), setting)
         found = found.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
         record.write(found, run.directory)
         atomic_write(run.path("report.html"), page.html(found))
@@ -143,7 +144,7 @@ def report(run: str | Path) -> Path:
     return path
 
 
-def demo(out: str | Path = "runs/demo", *, seed: int = 0, control: bool = False, progress: Progress = SILENT) -> Result:
+def demo(out: str | Path = "runs/demo", *, seed: int = 0, control: bool = False, command: str = "", progress: Progress = SILENT) -> Result:
     """Compress the shipped LeNet-5 for Fashion-MNIST under a budget; it is its own teacher, which measured better than the ResNet-20."""
     return compress(
         "zoo:lenet5",
@@ -153,8 +154,23 @@ def demo(out: str | Path = "runs/demo", *, seed: int = 0, control: bool = False,
         name="lenet5",
         seed=seed,
         control=control,
+        command=command,
         progress=progress,
     )
+
+
+def _deliver(run: Run, found: tuple[Path, Path], program: Program) -> dict[str, Artifact]:
+    """Put the winner where the run's user looks for it: its files, and its artefacts under ``export``."""
+    for file in found:
+        atomic_write(run.path(file.name), file.read_bytes())
+    return targets.write_all(program, ("c", "onnx", "device"), run.path("export"))
+
+
+def _checked_name(name: str) -> str:
+    """A name that a file may have: it becomes a part of paths."""
+    if not is_file_name(name):
+        raise RecipeError(f"name {name!r} can't be the name of a file; give one without slashes")
+    return name
 
 
 def _config(original: Network, teacher: Network, data: Data, budget: Budget, rungs: Sequence[Rung], seed: int, name: str) -> dict[str, Any]:

@@ -7,35 +7,49 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from karui.analyse.cost import measure as analyse
 from karui.data import Data
-from karui.export import c as c_target
-from karui.export import onnx as onnx_target
 from karui.export.artifact import Artifact
-from karui.finetune.evaluate import score
 from karui.graph.network import Network
-from karui.program import codec
-from karui.program.program import AffineValues, CodebookValues, FloatValues, Program, SignValues, Weight
-from karui.report.record import Bench, Candidate, Costs, Layer, Limits, MetricFacts, Point, Record, Standing, Step, VerdictFacts
-from karui.run import host, measure
-from karui.run import onnxruntime as ort
+from karui.program import codec, interpreter
+from karui.program.program import AffineValues, Array, CodebookValues, FloatValues, Program, SignValues, Weight
+from karui.report.record import (
+    Bench,
+    Candidate,
+    Costs,
+    Interval,
+    Layer,
+    Limits,
+    MetricFacts,
+    Parity,
+    Point,
+    Record,
+    Standing,
+    Step,
+    VerdictFacts,
+)
+from karui.run import measure
 from karui.run.machine import machine, versions
-from karui.search.judge import program_scores
+from karui.run.runners import Runner
+from karui.search.scores import feeds, mean_score, program_scores
 from karui.search.trial import Setting, Trial, figure, lowered, words
 from karui.verify import accuracy
-from karui.verify.cost import arena_bytes, random_inputs
+from karui.verify.cost import cost_of, opened, random_inputs
+from karui.verify.parity import compare
 from karui.verify.verdict import judge
+
+BESIDE = ("c", "onnx")  # measured in every run, whatever the budget's target
+CHECKED = 200  # samples of the test part on which each runner is held against the interpreter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """A program, and the files of it that run."""
+    """A program, and by target what runs it."""
 
     program: Program
-    artifact: Artifact
-    library: host.Library
-    onnx: Artifact
+    on: Mapping[str, Runner]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,26 +65,33 @@ class Side:
         return self.built.program
 
 
-def build(program: Program, folder: Path) -> Built:
-    """Write and compile a program under ``folder``. Raises ToolError without a compiler, UnsupportedOp for what a target can't do."""
-    artifact, onnx = c_target.write(program, folder / "c"), onnx_target.write(program, folder / "onnx")
-    return Built(program=program, artifact=artifact, library=host.build(artifact), onnx=onnx)
+def build(program: Program, folder: Path, target: str = "c") -> Built:
+    """Write a program under ``folder`` for ``target`` and those that stand beside it, and make it ready to run.
+
+    Raises RecipeError for a target that nothing here runs, ToolError without a compiler, UnsupportedOp for what a target can't do.
+    """
+    return Built(program=program, on={name: opened(program, name, folder / name) for name in dict.fromkeys((target, *BESIDE))})
 
 
-def load(paths: tuple[Path, Path], folder: Path) -> Side:
+def load(paths: tuple[Path, Path], folder: Path, target: str) -> Side:
     """A trained rung's network and program, built under ``folder``."""
     network, program = paths
-    return Side(network=Network.load(network), built=build(codec.load(program), folder))
+    return Side(network=Network.load(network), built=build(codec.load(program), folder, target))
 
 
 def gather(setting: Setting, before: Side, after: Side | None, trials: Sequence[Trial], best: Trial | None) -> Record:
     """The record of a run: both sides on the test part, every candidate, every layer, every epoch."""
     data, budget = setting.data, setting.budget
-    first = standing(before, data, setting.before)
-    final = standing(after, data, best.validation) if after and best else Standing()
+    scores = test_scores(before, setting)
+    first, final, change = standing(before, scores, setting, setting.before), Standing(), None
+    if after and best:
+        ours = test_scores(after, setting)
+        final = standing(after, ours, setting, best.validation)
+        change = accuracy.difference(scores, ours, scale=data.metric.scale)
     return Record(
         name=setting.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=setting.command,
         versions=versions(),
         machine=machine(),
         seed=setting.seed,
@@ -80,35 +101,60 @@ def gather(setting: Setting, before: Side, after: Side | None, trials: Sequence[
         metric=MetricFacts(name=data.metric.name, unit=data.metric.unit, higher_is_better=data.metric.higher_is_better),
         budget=Limits(drop=budget.drop, bytes=budget.bytes, peak_ram=budget.peak_ram, latency_ms=budget.latency_ms, target=budget.target),
         baseline=first,
+        change=Interval(mean=change.mean, low=change.low, high=change.high) if change else None,
         candidates=[candidate(t, t is best) for t in trials],
         winner=best.name if best else None,
         final=final,
         layers=layers(before, after),
         history=[point for t in trials for point in points(t)],
         steps=steps(best),
+        parity=parity(after or before, data),
         bench=bench({"float": before.built} | ({"compressed": after.built} if after else {})),
-        verdict=verdict(setting, first, final, best),
+        verdict=verdict(setting, change, best),
     )
 
 
-def standing(side: Side, data: Data, validation: float | None) -> Standing:
-    """One side on the test part, through its compiled program, with what it costs."""
-    program, library = side.program, side.built.library
-    scores = program_scores(library.run, program, data.test, data.metric)
-    judged = accuracy.accuracy(scores, scale=data.metric.scale)
-    report = analyse(side.network)
-    timing = measure.latency(library.call(random_inputs(program, 1)))
+def test_scores(side: Side, setting: Setting) -> NDArray[np.float64]:
+    """The metric of each sample of the test part, [N], from the program as the budget's target runs it."""
+    return program_scores(side.built.on[setting.budget.target].run, side.program, setting.data.test, setting.data.metric)
+
+
+def standing(side: Side, scores: NDArray[np.float64], setting: Setting, validation: float | None) -> Standing:
+    """One side: how it stands on the test part, and what it costs on the budget's target."""
+    judged = accuracy.accuracy(scores, scale=setting.data.metric.scale)
+    report, cost = analyse(side.network), cost_of(side.built.on[setting.budget.target], side.program)
     return Standing(
         accuracy=judged.mean,
         low=judged.low,
         high=judged.high,
         n=judged.n,
         validation=validation,
-        bytes={"karui": len(codec.encode(program)), "c": library.sections.flash, "onnx": side.built.onnx.main.stat().st_size},
-        latency_ms=timing.median_ms,
+        bytes={"karui": len(codec.encode(side.program)), **{name: runner.bytes for name, runner in side.built.on.items()}},
+        latency_ms=cost.latency_ms,
         macs=report.macs,
         params=report.params,
-        peak_ram=arena_bytes(side.built.artifact),
+        peak_ram=cost.peak_ram,
+    )
+
+
+def parity(side: Side, data: Data) -> list[Parity]:
+    """Each runner's outputs beside the interpreter's, on samples of the test part."""
+    batch = next(iter(data.test.batches(min(CHECKED, len(data.test)))))
+    inputs = feeds(side.program, batch)
+    expected = interpreter.run(side.program, inputs)
+    return [hold(runner, runner.run(inputs), expected, len(inputs[0])) for runner in side.built.on.values()]
+
+
+def hold(runner: Runner, found: Sequence[Array], expected: Sequence[Array], samples: int) -> Parity:
+    """Integers equal where the runner says so, else as they are; floats within 1e-4 of the largest."""
+    seen = [compare(a, b, rule="tolerance" if b.dtype == np.float32 else "exact") for a, b in zip(found, expected, strict=True)]
+    largest = [max(float(np.abs(b.astype(np.float64)).max(initial=0)), 1e-30) for b in expected]
+    return Parity(
+        runner=runner.runs_on,
+        samples=samples,
+        differing=max(p.differing for p in seen),
+        greatest=max(p.max_error / most for p, most in zip(seen, largest, strict=True)),
+        ok=all(p.ok for p in seen) if runner.exact else None,
     )
 
 
@@ -211,27 +257,26 @@ def bits_of(weight: Weight) -> float:
     return 2
 
 
-def verdict(setting: Setting, before: Standing, after: Standing, best: Trial | None) -> VerdictFacts:
+def verdict(setting: Setting, change: accuracy.Accuracy | None, best: Trial | None) -> VerdictFacts:
     """Whether the winner keeps the budget: accuracy as it was chosen (validation) and as it turned out (test), and each limit."""
     budget, metric = setting.budget, setting.data.metric
-    if best is None:
+    if best is None or change is None:
         return VerdictFacts(ok=False, lines=["nothing that was tried keeps the budget"])
     judged = judge(budget, best.cost, before=setting.before, after=best.validation, higher_is_better=metric.higher_is_better)
     lines = [f"{words(line)}{' on validation' if line.limit == 'drop' else ''}" for line in judged.lines]
-    if before.accuracy is not None and after.accuracy is not None:
-        change = (before.accuracy - after.accuracy) * (1 if metric.higher_is_better else -1)
-        lines.append(f"drop {figure(change)} on test, looked at once")
+    drop, *ends = (value * (-1 if metric.higher_is_better else 1) for value in (change.mean, change.low, change.high))
+    lines.append(f"drop {figure(drop)} on test ({figure(min(ends))} to {figure(max(ends))}: the 95 % interval of the paired samples)")
     return VerdictFacts(ok=judged.ok, lines=lines)
 
 
 def bench(forms: Mapping[str, Built]) -> list[Bench]:
-    """Bytes and latency of each program in C and in onnxruntime, one sample, one thread, measured in turn in one run."""
+    """Bytes and latency of each program on each runner, one sample, one thread, measured in turn in one run."""
     calls: dict[tuple[str, str], Any] = {}
     sizes: dict[tuple[str, str], int] = {}
     for form, each in forms.items():
-        sample, file = random_inputs(each.program, 1), each.onnx.main
-        calls[("c", form)], sizes[("c", form)] = each.library.call(sample), each.library.sections.flash
-        calls[("onnxruntime", form)], sizes[("onnxruntime", form)] = ort.load(file).call(sample), file.stat().st_size
+        sample = random_inputs(each.program, 1)
+        for runner in each.on.values():
+            calls[runner.runs_on, form], sizes[runner.runs_on, form] = runner.call(sample), runner.bytes
     timings = measure.interleaved(calls)
     return [
         Bench(
@@ -247,12 +292,17 @@ def bench(forms: Mapping[str, Built]) -> list[Bench]:
     ]
 
 
+def validated(side: Side, data: Data, target: str) -> float:
+    """The metric on the validation part, as the target runs the program."""
+    return mean_score(side.built.on[target].run, side.program, data.validation, data.metric)
+
+
 def with_control(record: Record, dense: Network, setting: Setting) -> Record:
     """The record with the dense control on the test part, through its compiled program like the others."""
     program = lowered(dense, setting.data, setting.name)
-    side = Side(network=dense, built=build(program, setting.run.path("measured", "control")))
-    validation = score(dense, setting.data.validation, setting.data.metric)
-    return record.model_copy(update={"control": standing(side, setting.data, validation)})
+    side = Side(network=dense, built=build(program, setting.run.path("measured", "control"), setting.budget.target))
+    validation = validated(side, setting.data, setting.budget.target)
+    return record.model_copy(update={"control": standing(side, test_scores(side, setting), setting, validation)})
 
 
 def with_artefacts(record: Record, artefacts: Mapping[str, Artifact], folder: Path) -> Record:

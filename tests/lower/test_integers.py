@@ -13,7 +13,7 @@ from karui.lower import lower
 from karui.program import interpreter
 from karui.program.layout import to_program
 from karui.program.program import Affine, Program
-from karui.search.judge import outputs_of
+from karui.search.scores import outputs_of
 from karui.zoo.lenet import lenet5
 from karui.zoo.resnet import resnet8
 from tests.lower.networks import made, noise

@@ -18,7 +18,7 @@ from karui.program import interpreter
 from karui.program.check import check
 from karui.program.layout import to_network, to_program
 from karui.program.program import Program
-from karui.search.judge import outputs_of
+from karui.search.scores import outputs_of
 from tests.lower.networks import NETWORKS, made, noise
 from tests.lower.quantized import quantized
 

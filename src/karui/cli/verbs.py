@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from karui import __version__
-from karui.budget import TARGETS, Budget
+from karui.budget import Budget
 from karui.cli import sizes
 from karui.errors import RecipeError
 
@@ -54,7 +54,7 @@ def compress(
     max_bytes: Annotated[str | None, typer.Option("--bytes", help="limit of the artefact: 86300, 86.3k, 84KiB")] = None,
     peak_ram: Annotated[str | None, typer.Option("--peak-ram", help="limit of the arena, as --bytes")] = None,
     latency_ms: Annotated[float | None, typer.Option("--latency-ms", help="limit of one sample's median time, one thread")] = None,
-    target: Annotated[str | None, typer.Option(help=f"what the limits are measured on: {', '.join(TARGETS)}")] = None,
+    target: Annotated[str | None, typer.Option(help="what the limits are measured on (c)")] = None,
     name: Annotated[str | None, typer.Option(help="what the report and the files are called")] = None,
     seed: Seed = None,
     control: Control = False,
@@ -84,6 +84,7 @@ def compress(
             name=name,
             seed=plan.seed if seed is None else seed,
             control=control,
+            command=_command(),
             progress=progress,
         )
     _show(result, as_json)
@@ -168,7 +169,7 @@ def demo(
     from karui import api
 
     with _progress(quiet) as progress:
-        result = api.demo(out, seed=seed or 0, control=control, progress=progress)
+        result = api.demo(out, seed=seed or 0, control=control, command=_command(), progress=progress)
     _show(result, as_json)
 
 
@@ -192,6 +193,14 @@ def list_all(
 
 
 # ── what the verbs share ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _command() -> str:
+    """This call, as one would type it again."""
+    import shlex
+    import sys
+
+    return shlex.join(["karui", *sys.argv[1:]])
 
 
 def _budget(plan: "Recipe", limits: Mapping[str, Any]) -> Budget:

@@ -80,6 +80,28 @@ class Standing(Facts):
     peak_ram: int | None = None
 
 
+class Interval(Facts):
+    """A mean and its 95 % interval [low, high], in the metric's unit."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Parity(Facts):
+    """A runner held against the interpreter on ``samples`` of the test part.
+
+    differing: share of the output values that aren't equal. greatest: the largest difference ÷ the largest output. ok: integers equal and
+    floats within 1e-4; None where the runtime rounds its own way and has nothing to keep.
+    """
+
+    runner: str
+    samples: int
+    differing: float
+    greatest: float
+    ok: bool | None = None
+
+
 class Candidate(Facts):
     """One way that was tried. ``validation`` is its score on the validation part; ``fits`` is None when it was not tried to the end.
 
@@ -141,7 +163,6 @@ class Bench(Facts):
     p10_ms: Number = None
     p90_ms: Number = None
     runs: int | None = None
-    note: str = ""
 
 
 class VerdictFacts(Facts):
@@ -155,7 +176,8 @@ class Record(Facts):
     """A whole run.
 
     created: ISO 8601. seconds: the run's own time. data_sizes: part → samples. baseline: the network as it came;
-    control: the network after the same extra training, uncompressed; final: the winner. artefacts: target → path, relative to the run.
+    control: the network after the same extra training, uncompressed; final: the winner. change: final − baseline, over paired samples.
+    artefacts: target → path, relative to the run.
     """
 
     format_version: int = FORMAT_VERSION
@@ -173,15 +195,16 @@ class Record(Facts):
     budget: Limits = Limits()
     baseline: Standing = Standing()
     control: Standing | None = None
+    change: Interval | None = None
     candidates: list[Candidate] = []
     winner: str | None = None
     final: Standing = Standing()
     layers: list[Layer] = []
     history: list[Point] = []
     steps: list[Step] = []
+    parity: list[Parity] = []
     bench: list[Bench] = []
     artefacts: dict[str, str] = {}
-    notes: list[str] = []
     verdict: VerdictFacts
 
 

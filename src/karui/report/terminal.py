@@ -26,6 +26,9 @@ def show(facts: Record | Mapping[str, Any], console: Console, *, layers: bool = 
         console.print(_layers(record))
     if record.bench:
         console.print(bench(record.bench))
+    for row in record.parity:
+        told = f"{row.runner} {words.parity(row.ok, row.differing, row.greatest)}, held against the interpreter on {row.samples} samples"
+        console.print(Text(told, style="red" if row.ok is False else "dim"))
     _verdict(record, console)
     for target, path in record.artefacts.items():
         console.print(Text(f"  {target:<8}", style="dim"), Text(path), sep="", soft_wrap=True)
@@ -53,11 +56,11 @@ def analysis(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
 
 def bench(rows: Sequence[Bench | Mapping[str, Any]]) -> Table:
     """Bytes and latency of each form under each runner, measured in one run."""
-    table = _table("runs on", "form", "bytes", "median", "10 % … 90 %", "", right=3, title="Measured in one run: one sample, one thread")
+    table = _table("runs on", "form", "bytes", "median", "10 % … 90 %", right=3, title="Measured in one run: one sample, one thread")
     for row in rows:
         r = row if isinstance(row, Bench) else Bench.model_validate(row)
         spread = f"{words.milliseconds(r.p10_ms)} … {words.milliseconds(r.p90_ms)}" if r.p10_ms is not None else words.MISSING
-        table.add_row(r.runner, r.form, words.size(r.bytes), words.milliseconds(r.median_ms), spread, r.note)
+        table.add_row(r.runner, r.form, words.size(r.bytes), words.milliseconds(r.median_ms), spread)
     return table
 
 

@@ -36,6 +36,15 @@ def _scaled(count: float | None, units: tuple[tuple[str, float], ...], unit: str
     return f"{count:,.0f}{unit}"
 
 
+def parity(ok: bool | None, differing: float, greatest: float) -> str:
+    """How a runner's outputs stand to the interpreter's."""
+    if ok is False:
+        return f"gives other outputs, by up to {100 * greatest:.2g} % of the largest"
+    if not differing:
+        return "gives the same outputs"
+    return f"differs in {100 * differing:.2g} % of the outputs, by {100 * greatest:.2g} % of the largest at most"
+
+
 def milliseconds(value: float | None) -> str:
     """1.23 ms; below a hundredth, microseconds."""
     if value is None:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from karui.program.program import Array
 from karui.run import compiler as compilers
 from karui.run.elf import Sections, sections
 
+TARGET, MEASURES = "c", ("bytes", "peak_ram", "latency_ms")
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 FLAGS = ("-O3", "-fPIC", "-fno-asynchronous-unwind-tables")  # as the Makefile that lies beside the model
 DTYPES = {"int8_t": "int8", "uint8_t": "uint8", "int32_t": "int32", "float": "float32"}
@@ -50,6 +51,18 @@ class Library:
     sections: Sections
     command: tuple[str, ...]
     _code: Any
+    runs_on: ClassVar[str] = "c"
+    exact: ClassVar[bool] = True
+
+    @property
+    def bytes(self) -> int:
+        """Text and read-only data of the compiled model."""
+        return self.sections.flash
+
+    @property
+    def peak_ram(self) -> int:
+        """The arena that the model asks its caller for."""
+        return self.signature.arena_bytes
 
     def run(self, inputs: Sequence[Array], *, stream: bool = False) -> list[Array]:
         """Runs N samples, one call each.
@@ -111,6 +124,11 @@ class Library:
                 expected = f"{port.dtype} [N, {', '.join(map(str, port.shape))}], with one N for all inputs"
                 raise DataError(f"input '{port.name}' is {array.dtype} {list(array.shape)}; expected {expected}")
         return [np.ascontiguousarray(array) for array in inputs]
+
+
+def load(artifact: Artifact) -> Library:
+    """The runner of target ``c``: compiled as the Makefile beside the model does it."""
+    return build(artifact)
 
 
 def build(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from karui.export.onnx import METADATA
 from karui.program.arithmetic import dequantize, quantize
 from karui.program.layout import to_network, to_program
 from karui.program.program import Array
+
+TARGET, MEASURES = "onnx", ("bytes", "latency_ms")
 
 # It would round float weights of a layer between quantized tensors to int8, though the file has them in float because int8 can't hold them.
 _LEFT_OUT = ["WeightBiasQuantization"]
@@ -53,6 +55,14 @@ class Session:
     outputs: tuple[Port, ...]
     states: int
     _session: Any
+    runs_on: ClassVar[str] = "onnxruntime"
+    exact: ClassVar[bool] = False
+    peak_ram: ClassVar[None] = None
+
+    @property
+    def bytes(self) -> int:
+        """The file's."""
+        return self.path.stat().st_size
 
     def run(self, inputs: Sequence[Array], *, stream: bool = False) -> list[Array]:
         """Runs N samples at once.

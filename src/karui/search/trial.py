@@ -10,7 +10,6 @@ from karui.analyse.cost import measure
 from karui.budget import Budget, Cost
 from karui.compress.technique import Technique
 from karui.data import Data
-from karui.finetune.evaluate import score
 from karui.finetune.loop import Training
 from karui.finetune.phases import Phase, run_phases
 from karui.finetune.progress import SILENT, Progress
@@ -18,8 +17,10 @@ from karui.graph.network import Network
 from karui.lower import lower
 from karui.program import codec
 from karui.program.program import Program
+from karui.run.runners import Runner
 from karui.search.ladder import Rung
-from karui.verify.cost import cost_of
+from karui.search.scores import mean_score
+from karui.verify.cost import cost_of, opened
 from karui.verify.verdict import Line, judge
 from karui.workspace import Run
 
@@ -54,7 +55,10 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all trials of a run share. before: the original's score on validation. folder names inside ``run`` are the rungs' names."""
+    """What all trials of a run share. before: the original's score on validation. command: what starts this run again.
+
+    The names of folders inside ``run`` are the rungs' names.
+    """
 
     run: Run
     network: Network
@@ -64,6 +68,7 @@ class Setting:
     before: float
     seed: int
     name: str
+    command: str = ""
     progress: Progress = SILENT
 
 
@@ -103,13 +108,11 @@ def lowered(network: Network, data: Data, name: str) -> Program:
     return lower(network, pixels=data.pixels, labels=data.labels, name=name)
 
 
-def priced(network: Network, program: Program, setting: Setting, rung: str) -> Cost:
-    """Measured on the target, with the network's MACs and parameters beside."""
-    report = measure(network)
-    cost = cost_of(
-        program, setting.budget.target, setting.run.path("candidates", rung, "measured"), latency=setting.budget.latency_ms is not None
-    )
-    return replace(cost, macs=report.macs, params=report.params)
+def priced(network: Network, program: Program, setting: Setting, rung: str) -> tuple[Runner, Cost]:
+    """The program on the budget's target, and what it costs there, with the network's MACs and parameters beside."""
+    runner = opened(program, setting.budget.target, setting.run.path("candidates", rung, "measured"))
+    cost, report = cost_of(runner, program, latency=setting.budget.latency_ms is not None), measure(network)
+    return runner, replace(cost, macs=report.macs, params=report.params)
 
 
 def told(phases: tuple[Phase, ...]) -> tuple[str, ...]:
@@ -134,11 +137,11 @@ def amount(training: Training) -> str:
 def _hopeless(rung: Rung, setting: Setting) -> Trial | None:
     """The rung without its training: what it costs is known before it is good at anything. None where it may fit."""
     budget = setting.budget
-    if budget.bytes is None and budget.peak_ram is None and budget.latency_ms is None:
+    if not budget.limits:
         return None
     untrained = tuple(Phase(techniques=tuple(t for t in p.techniques if t.stage != "loss"), training=Training()) for p in rung.phases)
     sketch = run_phases(setting.network, setting.data, untrained, teacher=setting.teacher, seed=setting.seed).network
-    cost = priced(sketch, lowered(sketch, setting.data, setting.name), setting, rung.name)
+    _, cost = priced(sketch, lowered(sketch, setting.data, setting.name), setting, rung.name)
     broken = [line for line in judge(budget, cost, before=setting.before, after=None).broken() if line.ok is False]
     if not broken:
         return None
@@ -158,9 +161,9 @@ def _trained(rung: Rung, setting: Setting) -> Trial:
         progress=setting.progress,
     )
     program = lowered(result.network, setting.data, setting.name)
-    cost = priced(result.network, program, setting, rung.name)
+    runner, cost = priced(result.network, program, setting, rung.name)
     metric = setting.data.metric
-    validation = score(result.network, setting.data.validation, metric)
+    validation = mean_score(runner.run, program, setting.data.validation, metric)
     judged = judge(setting.budget, cost, before=setting.before, after=validation, higher_is_better=metric.higher_is_better)
     network_file, program_file = files(setting, rung.name)
     result.network.save(network_file)

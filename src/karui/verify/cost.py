@@ -1,39 +1,29 @@
-"""What a program costs on a target: its artefact is written, built, measured; nothing is estimated."""
+"""What a program costs on a target: its artefact is written, opened, measured; nothing is estimated."""
 
 from pathlib import Path
 
 import numpy as np
 
 from karui.budget import Cost
-from karui.export import c as c_target
-from karui.export import onnx as onnx_target
-from karui.export.artifact import Artifact
+from karui.export.targets import targets
 from karui.program.program import Array, Program
-from karui.run import host, measure
-from karui.run import onnxruntime as ort
+from karui.run import measure
+from karui.run.runners import Runner, runner
 
 
-def cost_of(program: Program, target: str, folder: Path, *, latency: bool = True) -> Cost:
-    """Write ``program`` for ``target`` ("c", "onnx") into ``folder`` and measure it; latency on this machine, one thread, if asked for.
+def opened(program: Program, target: str, folder: Path) -> Runner:
+    """Write ``program`` for ``target`` into ``folder`` and make it ready to run.
 
-    For C, ``bytes`` are text and read-only data of the compiled model and ``peak_ram`` its arena; for ONNX ``bytes`` are the file's.
-    Raises ToolError without a compiler or the runtime.
+    Raises RecipeError for a target without a runner, ToolError without a compiler or the runtime, UnsupportedOp for what it can't do.
     """
-    sample = random_inputs(program, 1)
-    if target == "onnx":
-        artifact = onnx_target.write(program, folder)
-        session = ort.load(artifact.main)
-        median = measure.latency(session.call(sample)).median_ms if latency else None
-        return Cost(bytes=artifact.main.stat().st_size, latency_ms=median)
-    artifact = c_target.write(program, folder)
-    library = host.build(artifact)
-    median = measure.latency(library.call(sample)).median_ms if latency else None
-    return Cost(bytes=library.sections.flash, peak_ram=arena_bytes(artifact), latency_ms=median)
+    load = runner(target)
+    return load(targets()[target](program, folder))
 
 
-def arena_bytes(artifact: Artifact) -> int:
-    """The arena that the C program asks its caller for."""
-    return int(artifact.facts["arena_bytes"])
+def cost_of(runner: Runner, program: Program, *, latency: bool = True) -> Cost:
+    """What it takes on the device; latency on this machine, one sample, one thread, if asked for."""
+    median = measure.latency(runner.call(random_inputs(program, 1))).median_ms if latency else None
+    return Cost(bytes=runner.bytes, peak_ram=runner.peak_ram, latency_ms=median)
 
 
 def random_inputs(program: Program, count: int, seed: int = 0) -> list[Array]:

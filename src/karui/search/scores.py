@@ -36,6 +36,11 @@ def outputs_of(program: Program, arrays: Sequence[Array]) -> tuple[torch.Tensor,
     return tuple(outputs)
 
 
+def mean_score(call: Call, program: Program, part: Part, metric: Metric) -> float:
+    """The metric on ``part``, in its unit, from the program as ``call`` runs it."""
+    return float(program_scores(call, program, part, metric).mean() * metric.scale)
+
+
 def program_scores(call: Call, program: Program, part: Part, metric: Metric, *, batch_size: int = 250) -> NDArray[np.float64]:
     """The metric of each sample of ``part``, [N], from the program as ``call`` runs it; not yet times ``metric.scale``."""
     found = []
