@@ -1,5 +1,6 @@
 """Hostile and damaged files: each is refused by name, in one line, and nothing in it runs."""
 
+import contextlib
 import io
 import json
 import pickle
@@ -50,6 +51,7 @@ def edited(name: str, change: Callable[[Any], None]) -> Callable[[Members, Path]
 
 
 MODEL = "archive/models/model.json"
+FACTS = "archive/extra/karui.json"
 WEIGHTS = "archive/data/weights/model_weights_config.json"
 
 
@@ -96,6 +98,29 @@ def evil_constant(members: Members, mark: Path) -> None:
     )(members, mark)
 
 
+def renamed(old: str, new: str) -> Callable[[Members, Path], None]:
+    """Another name wherever one stands; the name of a file to touch is spelled without a dot, which splits the names of parameters."""
+
+    def swap(value: Any, other: str) -> Any:
+        if isinstance(value, dict):
+            return {swap(key, other): swap(inner, other) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [swap(inner, other) for inner in value]
+        return other if value == old else value
+
+    def apply(members: Members, mark: Path) -> None:
+        spelled = "+".join(f"chr({ord(c)})" for c in str(mark))
+        for name in members:
+            if name.endswith(".json"):
+                members[name] = json.dumps(swap(json.loads(members[name]), new.replace("MARK", spelled))).encode()
+
+    return apply
+
+
+def argument(model: Any) -> None:
+    signature(model)["forward_arg_names"] = ["x=print()"]
+
+
 CALL = "__import__('pathlib').Path('MARK').touch()"
 ATTACKS: dict[str, tuple[Callable[[Members, Path], None], str]] = {
     "pickled sample": (evil_sample, "sample_inputs/model.pt"),
@@ -114,6 +139,15 @@ ATTACKS: dict[str, tuple[Callable[[Members, Path], None], str]] = {
     "lambda size": (edited(MODEL, lambda m: first_size(m).update(expr_str="(lambda: 1)()")), "plain arithmetic"),
     "imported type": (edited(MODEL, lambda m: signature(m).update(in_spec=spec("collections.defaultdict", "{}"))), "defaultdict"),
     "imported enum": (edited(MODEL, lambda m: signature(m).update(in_spec=spec("builtins.dict", '{"__enum__": true}'))), "enum"),
+    "input's name is code": (renamed("x", "x=open(MARK, chr(119))"), "more than a name"),
+    "parameter's name is code": (renamed("a.weight", 'a"), open(MARK, chr(119)), ("'), "more than a name"),
+    "argument's name is code": (edited(MODEL, argument), "more than a name"),
+    "keyword is code": (edited(MODEL, lambda m: signature(m).update(in_spec=spec("builtins.dict", '["x=print()"]'))), "more than a name"),
+    "name is a path": (edited(FACTS, lambda facts: facts.update(name="../../evil")), "called '../../evil', expected the name of a file"),
+    "name is a parent": (edited(FACTS, lambda facts: facts.update(name="..")), "expected the name of a file"),
+    "name is no text": (edited(FACTS, lambda facts: facts.update(name=["a"])), "can't be loaded|name of a file"),
+    "layer on two lines": (edited(FACTS, lambda facts: facts["nodes"][0].__setitem__(2, "a\nb")), "a layer called 'a.*nb'"),
+    "escape in an output": (edited(FACTS, lambda facts: facts.update(outputs=["\x1b[2J"])), "printable"),
     "library": (lambda members, mark: members.update({"archive/data/aotinductor/model/a.so": b"\x7fELF"}), "aotinductor/model/a.so"),
     "old pickled weights": (lambda members, mark: members.update({"archive/data/weights/model.pt": b""}), "weights/model.pt"),
     "second model": (lambda members, mark: members.update({"archive/models/other.json": b"{}"}), "models/other.json"),
@@ -147,12 +181,12 @@ def test_an_attack_is_refused_by_name(name: str, good: bytes, tmp_path: Path, ca
 
 
 def test_the_attacks_would_work_on_torch_itself(good: bytes, tmp_path: Path) -> None:
-    """The reason for all this: torch.export.load runs what two of these files say."""
-    for number, name in enumerate(("pickled weight", "evaluated size")):
+    """The reason for all this: torch.export.load runs what three of these files say."""
+    for number, name in enumerate(("pickled weight", "evaluated size", "input's name is code")):
         members, mark = members_of(good), tmp_path / f"mark{number}"
         ATTACKS[name][0](members, mark)
         path = write(tmp_path / "evil.pt2", members)
-        with pytest.raises(Exception):
+        with contextlib.suppress(Exception):
             torch.export.load(path)
         assert mark.exists(), name
 
@@ -160,6 +194,38 @@ def test_the_attacks_would_work_on_torch_itself(good: bytes, tmp_path: Path) -> 
 def test_a_rewritten_good_file_loads(good: bytes, tmp_path: Path) -> None:
     path = write(tmp_path / "same.pt2", members_of(good))
     assert Network.load(path).name == "mlp"
+
+
+def two_faced(shown: Members, hidden: Members) -> bytes:
+    """A file of two archives: what is before it moves the places of a directory for Python's reader, and not for torch's."""
+    assert [(n, len(b)) for n, b in shown.items()] == [(n, len(b)) for n, b in hidden.items()]
+    faces = []
+    for members in (hidden, shown):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as zipped:
+            for name, content in members.items():
+                zipped.writestr(zipfile.ZipInfo(name), content)
+        faces.append(buffer.getvalue())
+    return faces[0][:-22] + faces[1]  # the directory of the second, read without its shift, is that of the first
+
+
+def test_a_file_of_two_faces_is_loaded_as_it_was_inspected(good: bytes, tmp_path: Path) -> None:
+    shown, hidden = members_of(good), members_of(good)
+    name = "archive/data/weights/weight_0"
+    hidden[name] = bytes(len(hidden[name]))
+    path = tmp_path / "two.pt2"
+    path.write_bytes(two_faced(shown, hidden))
+    assert not torch.export.load(path).state_dict["a.weight"].any()  # torch's reader sees the zeros
+    weight = Network.load(path).get("a.weight")
+    assert torch.equal(weight.detach().reshape(-1), torch.frombuffer(bytearray(shown[name]), dtype=torch.float32))
+
+
+def test_a_name_that_loading_would_refuse_is_not_written(tmp_path: Path) -> None:
+    network = network_of("mlp")
+    network.name = "a/b"
+    with pytest.raises(FileError, match="called 'a/b'"):
+        network.save(tmp_path / "net.pt2")
+    assert not list(tmp_path.iterdir())
 
 
 def test_compressed_members_are_refused(good: bytes, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from torch.fx import Graph, Node
 from karui.errors import CaptureError, FileError
 from karui.graph import forms as forms  # registers the ops that a file may hold
 from karui.graph.canonical import canonical, renamed
-from karui.graph.inspection import MAX_FILE, inspect
+from karui.graph.inspection import MAX_FILE, inspect, packed
 from karui.graph.network import InputSpec, Network
+from karui.names import LONGEST, is_file_name, is_name
 from karui.workspace import atomic_write
 
 FORMAT = 1
@@ -30,7 +31,12 @@ _FACTS = "karui.json"
 
 
 def save(network: Network, path: str | PathLike[str]) -> None:
-    """Write the network, in its training form, to one file; the old file stays until the new one is whole."""
+    """Write the network, in its training form, to one file; the old file stays until the new one is whole.
+
+    Raises FileError: a name that ``load`` would refuse.
+    """
+    path = Path(path)
+    _check_names(network, f"can't write '{path}'")
     if network.device.type != "cpu":  # a file from a graphics card must open on any machine
         network = network.copy()
         network.module.cpu()
@@ -43,7 +49,7 @@ def save(network: Network, path: str | PathLike[str]) -> None:
     program._example_inputs = None  # torch.export.save would pickle them
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={_FACTS: json.dumps(_facts(network, program, training))})
-    atomic_write(Path(path), buffer.getvalue())
+    atomic_write(path, buffer.getvalue())
 
 
 def _export(network: Network) -> ExportedProgram:
@@ -88,18 +94,30 @@ def _places(graph: Graph) -> list[tuple[str, Node]]:
 def load(path: str | PathLike[str]) -> Network:
     """Inspect the file, then load it. Raises FileError in one line."""
     path = Path(path)
-    data = _read(path)
-    members = inspect(data, path)
+    members = inspect(_read(path), path)
     try:
         with _quiet():
-            program = torch.export.load(io.BytesIO(data))
+            program = torch.export.load(packed(members))  # what was looked at, and nothing else that the file may hold
         facts = json.loads(members[f"extra/{_FACTS}"]) if f"extra/{_FACTS}" in members else None
-        return _foreign(program, path) if facts is None else _own(program, facts, path)
+        network = _foreign(program, path) if facts is None else _own(program, facts, path)
+        _check_names(network, f"'{path}' is not safe to open")
+        return network
     except (FileError, CaptureError):
         raise
     except Exception as error:  # torch's reader raises whatever it stumbles over in a damaged file
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
         raise FileError(f"'{path}' can't be loaded with torch {torch.__version__} ({reason}); save the network again") from None
+
+
+def _check_names(network: Network, refusal: str) -> None:
+    """The network's name becomes a folder's; the names of its layers, inputs and outputs are printed and written into source code."""
+    if not is_file_name(network.name):
+        raise FileError(f"{refusal}: the network is called {network.name[:40]!r}, expected the name of a file; give it another name")
+    ties = [name for first, others in network.ties.items() for name in (first, *others)]
+    ends = [*(spec.name for spec in network.inputs), *network.outputs]
+    for name in (*ends, *ties, *network.state(), *map(network.layer_of, network.module.graph.nodes)):
+        if not is_name(name):
+            raise FileError(f"{refusal}: it has a layer called {str(name)[:40]!r}, expected 1 to {LONGEST} printable characters; rename it")
 
 
 def _read(path: Path) -> bytes:

@@ -3,7 +3,9 @@
 ``torch.export.load`` unpickles whatever the archive marks as pickled, imports what its tree specs name, hands its size expressions to sympy
 (which evaluates them as Python) and looks its ops up by dotted path. So an archive passes only if its members are of known kinds, stored
 uncompressed (their size is then bounded by the file's), no tensor is pickled, the sample inputs load with ``weights_only=True``, every op
-is ATen's or karui's, and every expression is plain arithmetic on sizes.
+is ATen's or karui's, every name is an identifier (torch.fx writes names into the Python that it compiles), and every expression is plain
+arithmetic on sizes. What is loaded then is an archive made anew of the members that were looked at: a file may be two archives at once, and
+torch's reader need not see the one that Python's did.
 """
 
 import ast
@@ -19,6 +21,7 @@ from typing import Any
 import torch
 
 from karui.errors import FileError
+from karui.names import is_name
 
 MAX_FILE = 4 << 30
 MAX_JSON = 256 << 20
@@ -37,6 +40,7 @@ _OPERATORS = re.compile(
     r"|torch\.sym_(max|min|float|int|not|sum|ite|sqrt)|math\.(ceil|floor|trunc|sqrt)"
 )
 _ATEN = re.compile(r"torch\.ops\.(aten|karui)\.(\w+)\.(\w+)")
+_IDENTIFIER = re.compile(r"\w*", re.ASCII)
 _SYMBOL = re.compile(r"(zuf|zf|s|u|f|z)\d+")
 # What sympy's srepr of a size is made of: its own nodes and torch's functions of sizes.
 _SIZE_CALLS = frozenset(
@@ -58,6 +62,16 @@ def inspect(data: bytes, path: Path) -> dict[str, bytes]:
     _check_sample(members.get("data/sample_inputs/model.pt", b""), path)
     _check_graph(_json(members, "models/model.json", path), path)
     return members
+
+
+def packed(members: dict[str, bytes]) -> io.BytesIO:
+    """The members as an archive that reads in one way alone."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
+    buffer.seek(0)
+    return buffer
 
 
 def _members(data: bytes, path: Path) -> dict[str, bytes]:
@@ -139,12 +153,19 @@ def _check_graph(model: Any, path: Path) -> None:
 
 
 def _check_entry(key: str, value: Any, path: Path) -> None:
+    for name in value if key == "forward_arg_names" and isinstance(value, list) else (value,):
+        if isinstance(name, str) and not _is_harmless_name(key, name):
+            raise _no_name(name, path)
     if key in _FORBIDDEN and value is not None:
         raise FileError(f"'{path}' is not safe to open: its graph holds '{key}', which karui never loads")
     if key == "expr_str":
         _check_size(value, path)
     if key in ("in_spec", "out_spec"):
-        _check_tree(value, path)
+        _check_tree(value, path, arguments=key == "in_spec")
+
+
+def _no_name(text: str, path: Path) -> FileError:
+    return FileError(f"'{path}' is not safe to open: its graph holds the name {text[:40]!r}, which is more than a name")
 
 
 def _walk(value: Any) -> Iterator[tuple[str, Any]]:
@@ -177,6 +198,13 @@ def _is_harmless(target: str, registered: frozenset[str]) -> bool:
     return name in registered and not any("filename" in argument.name for argument in schema.arguments)
 
 
+def _is_harmless_name(key: str, value: str) -> bool:
+    """Of nodes and inputs: an identifier. Of parameters: what can't leave the quotes that torch.fx puts about it."""
+    if key in ("name", "as_name", "forward_arg_names"):
+        return _IDENTIFIER.fullmatch(value) is not None
+    return not key.endswith("_name") or (is_name(value) and not any(c in value for c in '"\\'))
+
+
 def _check_size(expression: Any, path: Path) -> None:
     """Only arithmetic on size symbols: sympy would evaluate anything else as Python."""
     if not isinstance(expression, str) or len(expression) > 10_000 or not _is_arithmetic(expression):
@@ -201,8 +229,8 @@ def _is_size_node(node: ast.AST) -> bool:
     return True
 
 
-def _check_tree(spec: Any, path: Path) -> None:
-    """Only tuples, lists and dicts: the specs of other types import what they name."""
+def _check_tree(spec: Any, path: Path, *, arguments: bool) -> None:
+    """Only tuples, lists and dicts: the specs of other types import what they name. Keys of ``arguments`` become names in Python."""
     if spec in (None, ""):
         return
     version, tree = json.loads(spec)
@@ -213,6 +241,14 @@ def _check_tree(spec: Any, path: Path) -> None:
             )
         if key == "context" and isinstance(value, str) and "__enum__" in value:
             raise FileError(f"'{path}' is not safe to open: its inputs or outputs name an enum to import")
+        if key == "context" and arguments and (bad := [k for k in _keys(value) if not _IDENTIFIER.fullmatch(k)]):
+            raise _no_name(bad[0], path)
+
+
+def _keys(context: Any) -> list[str]:
+    """The keys of a dict's spec: JSON within JSON."""
+    keys = json.loads(context) if isinstance(context, str) else context
+    return list(map(str, keys)) if isinstance(keys, list) else [] if keys is None else [str(keys)]
 
 
 def _short(error: BaseException) -> str:
