@@ -17,6 +17,7 @@ def snapshot() -> Snapshot:
         network={"fc1.weight": torch.randn(3, 4).T, "n": torch.tensor(3), "half": torch.ones(2, dtype=torch.bfloat16)},
         optimizer={"exp_avg.fc1.weight": torch.randn(4, 3), "step.fc1.weight": torch.tensor(2.0)},
         best={"fc1.weight": torch.zeros(0, 4)},
+        techniques={"0:movement": torch.randn(2, 3)},
         graph=b"\x00PK\xff",
         facts={"loss_sum": 0.1 + 0.2, "history": {"epochs": []}, "best_score": None},
     )
@@ -30,7 +31,12 @@ def test_round_trip(tmp_path: Path) -> None:
     found = where.load()
     assert found is not None
     assert (found.step, found.graph, found.facts) == (wanted.step, wanted.graph, wanted.facts)
-    for one, other in ((wanted.network, found.network), (wanted.optimizer, found.optimizer), (wanted.best, found.best)):
+    for one, other in (
+        (wanted.network, found.network),
+        (wanted.optimizer, found.optimizer),
+        (wanted.best, found.best),
+        (wanted.techniques, found.techniques),
+    ):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[n], other[n]) and one[n].dtype == other[n].dtype for n in one)
     where.clear()

@@ -98,11 +98,14 @@ def attached(network: tiny.Network, *techniques: tiny.Technique) -> list[Attache
     return attach_all(network, techniques, tiny.data(), teacher=network.copy(), steps=10, seed=0)
 
 
-HOOKS = {"plain": (), "loss": (tiny.Lean(),), "structure": (tiny.Cut(), tiny.Lean())}
+HOOKS = {"plain": (), "loss": (tiny.Lean(),), "structure": (tiny.Cut(), tiny.Lean()), "own": (tiny.Lean(), tiny.Move())}
 INTERRUPTIONS = [
     *itertools.product((1, 4, 5, 7, 9), ("plain", "loss"), ("sgd", "adamw")),
     (3, "structure", "sgd"),
     (8, "structure", "adamw"),
+    (3, "own", "sgd"),
+    (4, "own", "adamw"),
+    (8, "own", "sgd"),
 ]
 
 
@@ -111,7 +114,8 @@ def test_a_resumed_loop_ends_bit_equal(tmp_path: Path, monkeypatch: pytest.Monke
     techniques = HOOKS[hooks]
     training = replace(SHORT, optimizer=optimizer, clip=1.0, early_stop=5)
     whole = tiny.network()
-    history = finetune(whole, tiny.data(), training, attached(whole, *techniques), seed=3)
+    undisturbed = attached(whole, *techniques)
+    history = finetune(whole, tiny.data(), training, undisturbed, seed=3)
     where = Checkpoints(tmp_path / "x.checkpoint", seconds=0.0)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(loop, "_step", interrupt(step))
@@ -122,7 +126,36 @@ def test_a_resumed_loop_ends_bit_equal(tmp_path: Path, monkeypatch: pytest.Monke
     again = finetune(resumed, tiny.data(), training, at_work, seed=3, checkpoint=where)
     assert same(whole, resumed)
     assert again == history
-    assert [each.finish() for each in at_work] == [{"units": 8}, {"moments": 4}][2 - len(techniques) :]
+    facts = [each.finish() for each in at_work]
+    assert facts == [each.finish() for each in undisturbed]
+    if hooks == "structure":
+        assert facts == [{"units": 8}, {"moments": 4}]
+
+
+def test_parameters_of_a_technique_s_own_learn_and_go_back_to_the_best_epoch() -> None:
+    network, data = tiny.network(), tiny.data()
+    (moving,) = attached(network, tiny.Move(at=0.0))
+    scores, held = iter([0.9, 0.5]), []
+    worse = Metric(name="ever worse", function=lambda outputs, targets: torch.full((len(targets),), next(scores)))
+
+    class Spy(Progress):
+        def advance(self, facts: str = "", steps: int = 1) -> None:
+            if steps == 0:
+                held.append(moving.parameters()["regressor"].detach().clone())
+
+    history = finetune(network, replace(data, metric=worse), replace(SHORT, early_stop=1), [moving], progress=Spy())
+    assert history.stopped and len(held) == 2 and not torch.equal(*held)
+    assert torch.equal(moving.parameters()["regressor"], held[0])
+    assert moving.finish()["learned"] > 0
+
+
+def test_states_that_no_file_holds(tmp_path: Path) -> None:
+    class Odd(Attached):
+        def state(self) -> dict[str, Any]:
+            return {"rule": len}
+
+    with pytest.raises(RecipeError, match="'Odd' has a state that JSON hasn't"):
+        finetune(tiny.network(), tiny.data(), SHORT, [Odd()], checkpoint=Checkpoints(tmp_path / "x.checkpoint", seconds=0.0))
 
 
 def test_without_a_checkpoint_each_step_a_resumed_loop_goes_back_to_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,26 @@ def test_a_loop_of_one_s_own() -> None:
     assert (network(*test.inputs)[0].argmax(1) == test.targets).float().mean() > 0.95
 
 
+def test_gradients_and_parameters_of_a_technique_s_own() -> None:
+    network, data = tiny.network(), tiny.data()
+    batch = next(iter(data.train.batches(20, seed=0)))
+    with attach(network, [tiny.Move()], steps=4, data=data) as session:
+        assert len(session.parameters()) == len(network.parameters()) + 1
+        optimizer = torch.optim.SGD(session.parameters(), lr=0.1)
+        for _ in range(4):
+            session.before_step()
+            outputs = network(*batch.inputs)
+            session.loss(batch, outputs, cross_entropy(outputs, batch.targets)).backward()
+            session.after_backward()
+            optimizer.step()
+    assert session.facts[0]["learned"] > 0
+
+    session = attach(tiny.network(), [tiny.Move()], steps=4, data=data)
+    session.before_step()
+    with pytest.raises(RecipeError, match=r"'Moving' needs gradients; call session\.after_backward\(\)"):
+        session.before_step()
+
+
 def test_an_error_in_the_block_ends_nothing() -> None:
     with pytest.raises(KeyError), attach(tiny.network(), [tiny.Cut()], steps=4, data=tiny.data()) as session:
         raise KeyError

@@ -1,5 +1,6 @@
 """A network of a few hundred weights, separable data, and techniques that use every hook there is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -81,6 +82,12 @@ class Cutting(Attached):
         self.done = True
         return True
 
+    def state(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.done = state["done"]
+
     def finish(self) -> dict[str, Any]:
         return {"units": self.network.get("fc1.weight").shape[0]}
 
@@ -112,8 +119,64 @@ class Leaning(Attached):
         wanted = torch.rand(()) * self.moments
         return task + self.settings.strength * (self.network.get("fc1.weight").norm() - wanted).abs()
 
+    def state(self) -> dict[str, Any]:
+        return {"moments": self.moments}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.moments = state["moments"]
+
     def finish(self) -> dict[str, Any]:
         return {"moments": self.moments}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move(Technique):
+    """A regressor of its own from the outputs to the inputs (FitNets), and weights zeroed by what gradients said of them (movement)."""
+
+    stage: ClassVar[Stage] = "loss"
+
+    at: float = 0.5
+
+    def attach(self, network: Network, context: Context) -> Attached:
+        return Moving(self, network)
+
+
+class Moving(Attached):
+    def __init__(self, settings: Move, network: Network) -> None:
+        self.settings, self.network = settings, network
+        self.settles = settings.at
+        self.regressor = nn.Parameter(torch.randn(CLASSES, WIDTH))
+        self.start = self.regressor.detach().clone()
+        self.movement: Tensor | None = torch.zeros(16, WIDTH)
+
+    def step(self, progress: float) -> bool:
+        assert all(p.grad is None for p in (*self.network.parameters().values(), self.regressor))
+        if self.movement is not None and progress >= self.settings.at:
+            least = self.movement.flatten().argsort()[:40]
+            self.network.get("fc1.weight").detach().view(-1)[least] = 0
+            self.movement = None
+        return False
+
+    def loss(self, batch: Batch, outputs: tuple[Tensor, ...], task: Tensor) -> Tensor:
+        return task + 0.1 * (outputs[0] @ self.regressor - batch.inputs[0]).square().mean()
+
+    def after_backward(self, progress: float) -> None:
+        weight = self.network.parameters()["fc1.weight"]
+        assert weight.grad is not None and self.regressor.grad is not None
+        if self.movement is not None:
+            self.movement -= weight.detach() * weight.grad
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {"regressor": self.regressor}
+
+    def state(self) -> dict[str, Any]:
+        return {"over": True} if self.movement is None else {"over": False, "movement": self.movement}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.movement = None if state["over"] else state["movement"]
+
+    def finish(self) -> dict[str, Any]:
+        return {"learned": float((self.regressor.detach() - self.start).norm())}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """Where training stands, as one file: a kill in the middle of a write leaves the checkpoint before it, never a torn pair.
 
-The file is a safetensors file: ``network.NAME``, ``optimizer.KEY.NAME`` and ``best.NAME`` hold tensors, ``graph`` the bytes of the
-network's ``.pt2`` where a technique changed its structure since the phase began, and the header's ``karui`` entry the rest as JSON. Random
-numbers need no state in it: each step and each epoch seeds them anew (``schedule.derive``).
+The file is a safetensors file: ``network.NAME``, ``optimizer.KEY.NAME``, ``best.NAME`` and ``techniques.NAME`` hold tensors, ``graph``
+the bytes of the network's ``.pt2`` where a technique changed its structure since the phase began, and the header's ``karui`` entry the rest
+as JSON. Random numbers need no state in it: each step and each epoch seeds them anew (``schedule.derive``).
 """
 
 import json
@@ -22,21 +22,24 @@ from karui.errors import FileError, RunError
 from karui.graph.network import Network
 from karui.workspace import TEMPORARY, atomic_write
 
-FORMAT = 1
+FORMAT = 2
+PARTS = ("network", "optimizer", "best", "techniques")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Everything that the loop needs to go on.
 
-    step: steps made in this phase. network, optimizer: tensors by name. best: the network's tensors at its best epoch (early stopping), or
-    empty. graph: ``.pt2`` bytes, or None where the graph is as it was when the phase began. facts: JSON values.
+    step: steps made in this phase. network: the tensors that training changes, by name (``memory.tensors_of``). optimizer: its own, by
+    name. best: as ``network``, at the best epoch (early stopping), or empty. techniques: the tensors that techniques remember
+    (``memory.states_of``). graph: ``.pt2`` bytes, or None where the graph is as it was when the phase began. facts: JSON values.
     """
 
     step: int
     network: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     best: dict[str, Tensor] = field(default_factory=dict)
+    techniques: dict[str, Tensor] = field(default_factory=dict)
     graph: bytes | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -54,11 +57,7 @@ class Checkpoints:
 
     def save(self, snapshot: Snapshot) -> None:
         """Put ``snapshot`` in place of the one before. Raises RunError when the disk is full; the one before stays."""
-        tensors = {
-            f"{part}.{name}": tensor
-            for part, held in (("network", snapshot.network), ("optimizer", snapshot.optimizer), ("best", snapshot.best))
-            for name, tensor in held.items()
-        }
+        tensors = {f"{part}.{name}": tensor for part in PARTS for name, tensor in getattr(snapshot, part).items()}
         ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         if snapshot.graph is not None:
             ready["graph"] = torch.frombuffer(bytearray(snapshot.graph), dtype=torch.uint8)
@@ -80,7 +79,7 @@ class Checkpoints:
             raise FileError(f"checkpoint '{self.path}' is damaged ({error}); {cure}") from error
         if kind != FORMAT or identity != self.identity:
             raise RunError(f"checkpoint '{self.path}' belongs to another run or another version of karui; {cure}")
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}, "best": {}}
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
         graph = tensors.pop("graph", None)
         for flat, tensor in tensors.items():
             part, name = flat.split(".", 1)

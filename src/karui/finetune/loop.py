@@ -1,4 +1,4 @@
-"""The one training loop. It knows of techniques only what ``Attached`` says: step, loss.
+"""The one training loop. It knows of techniques only what ``Attached`` says.
 
 One seed, one result: the order of the data is derived from (seed, phase, epoch) and every other random number of a step from (seed, phase,
 step), so a run that goes on from a checkpoint ends bit-equal to one that was never interrupted.
@@ -14,70 +14,18 @@ import torch
 from torch import Tensor
 
 from karui.compress.technique import Attached
-from karui.data import Batch, Data, Part
-from karui.errors import DataError, KaruiError, RecipeError, ToolError, first_line
+from karui.data import Batch, Data
+from karui.errors import DataError, KaruiError, ToolError, first_line
 from karui.finetune.attach import own_random_numbers
 from karui.finetune.checkpoint import Checkpoints, Snapshot, graph_bytes, of_graph_bytes
 from karui.finetune.evaluate import device_of, score, to_device
 from karui.finetune.history import Epoch, History
-from karui.finetune.optimizer import KINDS, Kind, Optimizer
+from karui.finetune.memory import load_states, parameters_of, put_tensors, states_of, tensors_of
+from karui.finetune.optimizer import Optimizer
 from karui.finetune.progress import SILENT, Progress
-from karui.finetune.schedule import SCHEDULES, Schedule, derive, factor
+from karui.finetune.schedule import derive, factor
+from karui.finetune.training import Training as Training
 from karui.graph.network import Network
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How much and how to train.
-
-    epochs: passes over the train part; parts of one count. steps: the same in batches; it overrules epochs. Neither: no training.
-    optimizer: "sgd" (momentum, nesterov) or "adamw". weight_decay: not for biases, batch-norm or learned scales. scale_lr: learned scales
-    learn at ``lr · scale_lr``. schedule, warmup, milestones, gamma: see ``schedule.factor``. clip: greatest norm of the whole gradient.
-    early_stop: stop after that many epochs without a better score on validation, and go back to the best epoch's weights; only epochs that
-    end after every technique's last move count (``Attached.settles``). amp: bfloat16 where it is safe. compile: through
-    ``torch.compile``.
-    """
-
-    epochs: float = 0.0
-    steps: int | None = None
-    batch_size: int = 128
-    optimizer: Kind = "sgd"
-    lr: float = 0.01
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 5e-4
-    scale_lr: float = 0.1
-    schedule: Schedule = "cosine"
-    warmup: float = 0.0
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    gamma: float = 0.1
-    clip: float | None = None
-    early_stop: int | None = None
-    amp: bool = False
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        _check(self.optimizer in KINDS, f"optimizer = '{self.optimizer}' is unknown; choose one of {', '.join(KINDS)}")
-        _check(self.schedule in SCHEDULES, f"schedule = '{self.schedule}' is unknown; choose one of {', '.join(SCHEDULES)}")
-        for name in ("epochs", "steps", "lr", "weight_decay", "scale_lr", "momentum"):
-            value = getattr(self, name)
-            _check(value is None or (math.isfinite(value) and value >= 0), f"{name} = {value}; give a number of 0 or more")
-        _check(self.batch_size >= 1, f"batch_size = {self.batch_size}; give 1 or more")
-        _check(self.momentum < 1, f"momentum = {self.momentum}; give less than 1")
-        _check(0 <= self.warmup < 1, f"warmup = {self.warmup}; give a part of the steps, at least 0 and less than 1")
-        _check(self.clip is None or self.clip > 0, f"clip = {self.clip}; give a norm above 0, or leave it out")
-        _check(self.early_stop is None or self.early_stop >= 1, f"early_stop = {self.early_stop}; give 1 epoch or more, or leave it out")
-
-    @property
-    def trains(self) -> bool:
-        """Is there any training in it?"""
-        return self.steps > 0 if self.steps is not None else self.epochs > 0
-
-    def count(self, part: Part) -> int:
-        """The training steps that this makes on ``part``."""
-        if self.steps is not None or not self.trains:
-            return self.steps or 0
-        return max(1, round(self.epochs * part.steps(self.batch_size)))
 
 
 def _check_shapes(network: Network, batch: Batch, name: str) -> None:
@@ -85,11 +33,6 @@ def _check_shapes(network: Network, batch: Batch, name: str) -> None:
     wanted, found = [list(i.shape) for i in network.inputs], [list(x.shape[1:]) for x in batch.inputs]
     if wanted != found:
         raise DataError(f"{name}: its samples have shape {found}, network '{network.name}' takes {wanted}; choose data or network to match")
-
-
-def _check(good: bool, message: str) -> None:
-    if not good:
-        raise RecipeError(f"training: {message}")
 
 
 @dataclass(kw_only=True)
@@ -180,7 +123,7 @@ def finetune(
         finally:
             progress.finish()
     if state.best and training.early_stop:
-        network.load_state(state.best)
+        put_tensors(network, attached, state.best)
     return state.history
 
 
@@ -194,6 +137,7 @@ def _optimizer(loop: _Loop) -> Optimizer:
         nesterov=t.nesterov,
         weight_decay=t.weight_decay,
         scale_lr=t.scale_lr,
+        more=parameters_of(loop.attached),
     )
 
 
@@ -223,25 +167,17 @@ def _begin(loop: _Loop) -> _State:
     state = _State(optimizer=_optimizer(loop), forward=_forward(loop), history=history)
     if snapshot:
         state.step, state.best, state.restructured = snapshot.step, snapshot.best, snapshot.graph is not None
-        state.take(snapshot.facts)
+        state.take({name: value for name, value in snapshot.facts.items() if name != "techniques"})
         state.optimizer.load_state(snapshot.optimizer)
     return state
 
 
 def _return_to(loop: _Loop, snapshot: Snapshot, folder: Path) -> None:
-    """Put the network, and what techniques remember of their schedules, where they were at ``snapshot``.
-
-    A technique may keep in Python which of its moments are over (the last change of a mask). Its schedule is gone through again on the
-    network as the phase found it; what that did to the network is then overwritten.
-    """
-    before = loop.network.copy()
-    moving = [each for each in loop.attached if type(each).step is not Attached.step]
-    for step in range(snapshot.step if moving else 0):
-        torch.manual_seed(derive(loop.seed, "step", loop.phase, step))
-        for each in moving:
-            each.step(step / loop.steps)
-    loop.network.become(before if snapshot.graph is None else of_graph_bytes(snapshot.graph, folder))
-    loop.network.load_state(snapshot.network)
+    """Put the network, and what techniques hold beside it, where they were at ``snapshot``."""
+    if snapshot.graph is not None:
+        loop.network.become(of_graph_bytes(snapshot.graph, folder))
+    load_states(loop.attached, snapshot.techniques, snapshot.facts["techniques"])
+    put_tensors(loop.network, loop.attached, snapshot.network)
 
 
 def _structure(network: Network) -> tuple[int, dict[str, torch.Size]]:
@@ -251,14 +187,16 @@ def _structure(network: Network) -> tuple[int, dict[str, torch.Size]]:
 
 def _save(loop: _Loop, state: _State, checkpoint: Checkpoints) -> None:
     state.restructured = state.restructured or _structure(loop.network) != loop.structure
+    remembered, told = states_of(loop.attached)
     checkpoint.save(
         Snapshot(
             step=state.step,
-            network=loop.network.state(),
+            network=tensors_of(loop.network, loop.attached),
+            techniques=remembered,
             optimizer=state.optimizer.state(),
             best=state.best,
             graph=graph_bytes(loop.network, checkpoint.path.parent) if state.restructured else None,
-            facts=state.facts(),
+            facts=state.facts() | {"techniques": told},
         )
     )
 
@@ -287,16 +225,18 @@ def _step(loop: _Loop, state: _State, batch: Batch) -> None:
         _check_shapes(network, batch, loop.data.name)
     seed = derive(loop.seed, "step", loop.phase, state.step)
     torch.manual_seed(seed)
+    state.optimizer.zero_grad()  # before the techniques' step: what it sees is the same in a resumed run
     _advance_techniques(loop, state)
     # A technique that draws random numbers, or not, changes nothing for dropout: its numbers are those of the step alone
     torch.manual_seed(seed)
     state.lr = state.optimizer.set_factor(
         factor(training.schedule, state.step, loop.steps, warmup=training.warmup, milestones=training.milestones, gamma=training.gamma)
     )
-    state.optimizer.zero_grad()
     batch = to_device(batch, loop.device)
     loss = _loss(loop, state, batch)
     loss.backward()
+    for each in loop.attached:
+        each.after_backward(state.step / loop.steps)
     if training.clip is not None:
         torch.nn.utils.clip_grad_norm_(state.optimizer.parameters, training.clip)
     state.optimizer.step()
@@ -349,7 +289,7 @@ def _not_finite(loop: _Loop, state: _State, what: str) -> str:
 
 def _judge(loop: _Loop, state: _State, epoch: int) -> None:
     """Close an epoch: score it on validation, note it, and see whether it is time to stop."""
-    for name, parameter in loop.network.parameters().items():
+    for name, parameter in (loop.network.parameters() | parameters_of(loop.attached)).items():
         if not torch.isfinite(parameter).all():
             raise KaruiError(_not_finite(loop, state, f"'{name}' is no longer finite"))
     metric = loop.data.metric
@@ -365,13 +305,13 @@ def _judge(loop: _Loop, state: _State, epoch: int) -> None:
 
 
 def _consider_stopping(loop: _Loop, state: _State, value: float, patience: int) -> None:
-    settles = max((each.settles for each in loop.attached if type(each).step is not Attached.step), default=0.0)
+    settles = max((each.settles for each in loop.attached if each.moves), default=0.0)
     if state.step <= settles * loop.steps + 1e-9:  # step number ``state.step``, the next, may be the one that moves
         return
     sign = 1 if loop.data.metric.higher_is_better else -1
     if state.best_score is None or sign * value > sign * state.best_score:
         state.best_score, state.waited = value, 0
-        state.best = {name: tensor.detach().clone() for name, tensor in loop.network.state().items()}
+        state.best = {name: tensor.detach().clone() for name, tensor in tensors_of(loop.network, loop.attached).items()}
         return
     state.waited += 1
     if state.waited >= patience:

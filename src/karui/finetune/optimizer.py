@@ -1,5 +1,6 @@
 """The optimizer of a network whose parameters come and go: state is kept by parameter name."""
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -20,10 +21,10 @@ def scales_of(network: Network) -> set[str]:
 
 
 class Optimizer:
-    """SGD with momentum, or AdamW, over a network's named parameters.
+    """SGD with momentum, or AdamW, over a network's named parameters, and ``more``: parameters that techniques own, by name.
 
     Weight decay leaves out parameters of one dimension (biases, batch-norm's gain and offset; He et al. 2019, "Bag of tricks", §3.1) and
-    learned scales, which have a learning rate of their own: ``lr · scale_lr``.
+    learned scales, which have a learning rate of their own: ``lr · scale_lr``; and ``more``, for which a technique's loss may say it.
     """
 
     def __init__(
@@ -36,11 +37,12 @@ class Optimizer:
         nesterov: bool = True,
         weight_decay: float = 0.0,
         scale_lr: float = 0.1,
+        more: Mapping[str, torch.nn.Parameter] | None = None,
     ) -> None:
         self.lr = lr
-        self._names = {name: p for name, p in network.parameters().items() if p.requires_grad}
+        self._names = {name: p for name, p in {**network.parameters(), **(more or {})}.items() if p.requires_grad}
         quantizers = scales_of(network)
-        plain = [n for n, p in self._names.items() if n not in quantizers and p.ndim <= 1]
+        plain = [n for n, p in self._names.items() if n not in quantizers and (p.ndim <= 1 or n in (more or {}))]
         scales = [n for n in self._names if n in quantizers]
         decayed = [n for n in self._names if n not in {*plain, *scales}]
         groups = [
@@ -56,7 +58,7 @@ class Optimizer:
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained, in the network's order."""
+        """What is trained, in the network's order, then ``more``."""
         return [*self._names.values()]
 
     def set_factor(self, factor: float) -> float:

@@ -9,6 +9,7 @@
 ...         loss = session.loss(batch, outputs, my_loss(outputs, batch.targets))
 ...         optimizer.zero_grad()
 ...         loss.backward()
+...         session.after_backward()
 ...         optimizer.step()
 >>> session.facts  # doctest: +SKIP
 """
@@ -20,10 +21,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from karui.compress.technique import Technique
+from karui.compress.technique import Attached, Technique
 from karui.data import Batch, Data
 from karui.errors import RecipeError
 from karui.finetune.attach import attach_all, own_random_numbers
+from karui.finetune.memory import parameters_of
 from karui.finetune.phases import Phase, name_of
 from karui.finetune.schedule import derive
 from karui.graph.network import Network
@@ -44,7 +46,7 @@ class Session:
 
     def __init__(self, network: Network, techniques: tuple[Technique, ...], steps: int, data: Data, teacher: Network, seed: int) -> None:
         self.network, self.techniques, self.steps = network, techniques, steps
-        self.done = 0
+        self.done, self._owed = 0, False
         self.facts: tuple[dict[str, Any], ...] = ()
         self._seed = seed
         with own_random_numbers(network):
@@ -59,10 +61,27 @@ class Session:
             self.finish()
 
     def before_step(self) -> bool:
-        """Call before each training step. True: parameters were replaced, added or removed; build the optimizer anew."""
-        progress = min(self.done, self.steps) / max(self.steps, 1)
-        self.done += 1
-        return any([each.step(progress) for each in self._attached])
+        """Call before each training step. True: parameters were replaced, added or removed; build the optimizer anew.
+
+        Gradients are forgotten, as by ``optimizer.zero_grad()``. Raises RecipeError: a technique waits for ``after_backward``.
+        """
+        waiting = [each for each in self._attached if type(each).after_backward is not Attached.after_backward]
+        if waiting and self._owed:
+            raise RecipeError(f"attach: '{type(waiting[0]).__name__}' needs gradients; call session.after_backward() after loss.backward()")
+        for parameter in self.parameters():
+            parameter.grad = None
+        self.done, self._owed = self.done + 1, True
+        return any([each.step(self._progress) for each in self._attached])
+
+    def after_backward(self) -> None:
+        """Call after ``loss.backward()``, before the gradients are clipped and the optimizer moves anything."""
+        self._owed = False
+        for each in self._attached:
+            each.after_backward(self._progress)
+
+    @property
+    def _progress(self) -> float:
+        return min(self.done - 1, self.steps) / max(self.steps, 1)
 
     def loss(self, batch: Batch | tuple[Any, Any], outputs: tuple[Tensor, ...] | Tensor, task: Tensor) -> Tensor:
         """The loss to minimise, given the task's own (a scalar). batch: a Batch, or a pair (input or tuple of inputs, target)."""
@@ -75,8 +94,9 @@ class Session:
         return task
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What there is to train at this moment."""
-        return [p for p in self.network.parameters().values() if p.requires_grad]
+        """What there is to train at this moment: the network's parameters, and those that techniques own."""
+        everything = [*self.network.parameters().values(), *parameters_of(self._attached).values()]
+        return [p for p in everything if p.requires_grad]
 
     def finish(self) -> tuple[dict[str, Any], ...]:
         """End every technique (the ``with`` block does it); the network is left in evaluation mode. Returns ``facts``."""

@@ -97,13 +97,13 @@ class Quantize(Technique):
 
 
 class Quantizing(Attached):
-    """Quantizers while training goes on. parameters: the quantized weights; activations: the names of the other quantizers' scales."""
+    """Quantizers while training goes on. quantized: the weights; activations: the names of the other quantizers' scales."""
 
     def __init__(
-        self, settings: Quantize, network: Network, context: Context, parameters: tuple[str, ...], activations: tuple[str, ...]
+        self, settings: Quantize, network: Network, context: Context, quantized: tuple[str, ...], activations: tuple[str, ...]
     ) -> None:
         self.settings, self.network, self.context = settings, network, context
-        self.parameters, self.activations = parameters, activations
+        self.quantized, self.activations = quantized, activations
         self.settles = 0.9 if not settings.learn_scales and context.steps >= LONG_ENOUGH else 0.0  # the last calibration
         self.observed = {name: network.get(name).detach().clone() for name in activations}
 
@@ -128,11 +128,11 @@ class Quantizing(Attached):
         """Fit the scales to the last step's weights; tells how many values are quantized, and which layers stay float."""
         self._settle()
         every = weights(self.network, ("*",), ())
-        stay = [name for name in every if name not in self.parameters]
-        return {"weights": len(self.parameters), "activations": len(self.activations), "float": stay}
+        stay = [name for name in every if name not in self.quantized]
+        return {"weights": len(self.quantized), "activations": len(self.activations), "float": stay}
 
     def _settle(self) -> None:
-        for name in self.parameters:
+        for name in self.quantized:
             follow(self.network, name)
         if self.settings.learn_scales:
             with torch.no_grad():
