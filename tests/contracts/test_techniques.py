@@ -3,9 +3,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+from torch import Tensor
 
 from karui.compress.discover import techniques
 from karui.compress.technique import Attached, Context, Stage, Technique
+from karui.data import Batch
 from karui.graph.network import Network
 from karui.testing.techniques import check_technique
 
@@ -36,7 +38,7 @@ class Broken(Technique):
             network.get("fc1.weight").detach().add_(1e-3 * random.random())  # Python's own, which no seed of karui's reaches
         if self.how == "explode":
             network.get("fc1.bias").detach().fill_(float("nan"))
-        broken = {"liar": Liar, "restless": Restless}
+        broken = {"liar": Liar, "restless": Restless, "forgetful": Forgetful}
         return broken[self.how](network) if self.how in broken else Attached()
 
 
@@ -47,6 +49,19 @@ class Liar(Attached):
     def step(self, progress: float) -> bool:
         self.network.set("fc2.bias", self.network.get("fc2.bias").detach().clone())
         return False
+
+
+class Forgetful(Liar):
+    """Counts its steps in Python, and tells nobody."""
+
+    seen = 0
+
+    def step(self, progress: float) -> bool:
+        self.seen += 1
+        return False
+
+    def loss(self, batch: Batch, outputs: tuple[Tensor, ...], task: Tensor) -> Tensor:
+        return task * (1 + 0.01 * self.seen)
 
 
 class Restless(Liar):
@@ -63,6 +78,7 @@ class Restless(Liar):
         ("teacher", "changes the teacher"),
         ("random", "another network the second time"),
         ("liar", "parameters were replaced"),
+        ("forgetful", r"ends otherwise where training was interrupted"),
         ("restless", "changes the network after the moment at which it settles, 0.5"),
         ("explode", "the loss is nan"),
     ],

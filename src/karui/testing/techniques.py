@@ -3,6 +3,7 @@
 A technique written outside proves itself with the same call: ``check_technique(MyTechnique, setting=1)``.
 """
 
+import contextlib
 import dataclasses
 import json
 import tempfile
@@ -17,13 +18,15 @@ from torch import Tensor, nn
 from karui.compress.technique import STAGES, Technique
 from karui.data import Batch, Data
 from karui.finetune.attach import attach_all
+from karui.finetune.checkpoint import Checkpoints
 from karui.finetune.loop import Training, finetune
 from karui.finetune.phases import Phase
+from karui.finetune.progress import SILENT, Progress
 from karui.graph.network import Network
 from karui.lower.lower import lower
 from karui.program.interpreter import run
 from karui.recipe import Recipe, dump, parse
-from karui.search.judge import feeds, outputs_of
+from karui.search.scores import feeds, outputs_of
 from karui.testing.subjects import small_data, small_network
 
 STEPS = 24
@@ -41,6 +44,7 @@ def check_technique(cls: type[Technique], **settings: Any) -> None:
     check_untouched(technique)
     trained = check_training(technique)
     check_deterministic(technique, trained)
+    check_resumed(technique, trained)
     check_settled(technique)
     check_saved(technique, trained)
     check_lowered(technique, trained)
@@ -81,6 +85,34 @@ def check_deterministic(technique: Technique, trained: Network) -> None:
     network = small_network()
     _apply(technique, network, small_data())
     _promise(type(technique))(_same(_values(network), _values(trained)), "gives another network the second time, with the same seed")
+
+
+def check_resumed(technique: Technique, trained: Network) -> None:
+    """Stopped in the middle, and gone on with from the checkpoint in a fresh network, it ends with the bits of ``trained``."""
+    network = small_network()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Checkpoints(Path(folder) / "checkpoint", seconds=0.0)
+        with contextlib.suppress(_Interrupted):
+            _apply(technique, small_network(), small_data(), checkpoint=checkpoint, progress=_Interrupting())
+        _apply(technique, network, small_data(), checkpoint=checkpoint)
+    told = "ends otherwise where training was interrupted and gone on with: state() must tell what it remembers from step to step"
+    _promise(type(technique))(_same(_values(network), _values(trained)), told)
+
+
+class _Interrupted(Exception):
+    pass
+
+
+class _Interrupting(Progress):
+    """Ends training in its middle, as a person would."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def advance(self, facts: str = "", steps: int = 1) -> None:
+        self.steps += steps
+        if self.steps > STEPS // 2:
+            raise _Interrupted
 
 
 def check_settled(technique: Technique) -> None:
@@ -149,7 +181,14 @@ def _promise(cls: type[Technique]) -> Promise:
 
 
 def _apply(
-    technique: Technique, network: Network, data: Data, *, teacher: Network | None = None, watch: Promise | None = None
+    technique: Technique,
+    network: Network,
+    data: Data,
+    *,
+    teacher: Network | None = None,
+    watch: Promise | None = None,
+    checkpoint: Checkpoints | None = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Attach, train, finish; returns the facts. watch: also look whether ``step`` tells of replaced parameters."""
     teacher = teacher or network.copy().eval()
@@ -165,7 +204,7 @@ def _apply(
             return told
 
         attached.step = watched  # type: ignore[method-assign]
-    finetune(network, data, TRAINING, [attached], seed=0)
+    finetune(network, data, TRAINING, [attached], seed=0, checkpoint=checkpoint, progress=progress)
     network.eval()
     return attached.finish()
 
