@@ -34,6 +34,8 @@ class Broken(Technique):
     def attach(self, network: Network, context: Context) -> Attached:
         if self.how == "teacher":
             context.teacher.get("fc1.weight").detach().mul_(2)
+        if self.how == "test":
+            next(context.data.test.batches(1))
         if self.how == "random":
             network.get("fc1.weight").detach().add_(1e-3 * random.random())  # Python's own, which no seed of karui's reaches
         if self.how == "explode":
@@ -76,6 +78,7 @@ class Restless(Liar):
     ("how", "message"),
     [
         ("teacher", "changes the teacher"),
+        ("test", "asks for the test part"),
         ("random", "another network the second time"),
         ("liar", "parameters were replaced"),
         ("forgetful", r"ends otherwise where training was interrupted"),

@@ -3,6 +3,9 @@
 import errno
 import itertools
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from karui.compress.prune.weights import Prune
 from karui.compress.technique import Attached, Context
+from karui.data import cross_entropy
 from karui.errors import DataError, RecipeError, RunError
+from karui.finetune import loop
 from karui.finetune.loop import Training
 from karui.finetune.phases import Phase, describe, fingerprint, name_of, phases_of, run_phases
 from karui.finetune.progress import Progress
@@ -57,7 +63,7 @@ def test_names_and_descriptions() -> None:
     assert name_of(tiny.Cut()) == "tests.finetune.tiny:Cut"
     told = describe({"a": (1, None, 0.5), "b": rule, "c": torch.ones(2), "d": tiny.Cut(), "e": {3, 1}, "f": object()})
     assert told["a"] == [1, None, 0.5]
-    assert told["b"].endswith("test_names_and_descriptions.<locals>.rule")
+    assert ":test_names_and_descriptions.<locals>.rule " in told["b"]
     assert told["c"] == describe(torch.ones(2)) != describe(torch.zeros(2))
     assert told["d"] == {"technique": "tests.finetune.tiny:Cut", "at": 0.5}
     assert told["e"] == [1, 3]
@@ -124,14 +130,59 @@ def test_another_run_s_directory_is_refused(tmp_path: Path, change: dict[str, An
         run_phases(**settings | change, directory=tmp_path)
 
 
-def test_an_error_leaves_a_run_that_can_be_gone_on_with(tmp_path: Path) -> None:
+def test_another_loss_is_refused_and_the_same_one_is_not(tmp_path: Path) -> None:
+    def weighted(weight: float) -> Any:
+        return replace(tiny.data(), loss=lambda outputs, targets: weight * cross_entropy(outputs, targets))
+
+    settings: dict[str, Any] = {"network": tiny.network(), "phases": [Phase(training=SHORT)], "directory": tmp_path}
+    first = run_phases(data=weighted(0.5), **settings)
+    assert fingerprint(run_phases(data=weighted(0.5), **settings).network) == fingerprint(first.network)
+    other = replace(tiny.data(), loss=lambda outputs, targets: 0.5 * cross_entropy(outputs, targets) + 1)
+    for data in (weighted(0.6), other, tiny.data()):
+        with pytest.raises(RunError, match=r"other settings \(data\.fingerprint"):
+            run_phases(data=data, **settings)
+
+
+def test_another_rule_is_refused(tmp_path: Path) -> None:
+    def phases(power: int) -> list[Phase]:
+        return [Phase(techniques=(Prune(sparsity=0.5, importance=lambda w: w.abs() ** power),))]
+
+    run_phases(tiny.network(), tiny.data(), phases(2), directory=tmp_path)
+    run_phases(tiny.network(), tiny.data(), phases(2), directory=tmp_path)
+    with pytest.raises(RunError, match=r"other settings \(phases"):
+        run_phases(tiny.network(), tiny.data(), phases(3), directory=tmp_path)
+
+
+def test_a_function_is_the_same_in_every_process() -> None:
+    code = (
+        "from karui.data.identity import identity\nimport torch, functools\n"
+        "class Loss:\n    def __init__(self): self.weight = 2.0\n"
+        "    def __call__(self, o, t): return self.weight if t in {'a', 'b', 'c'} else o\n"
+        "def made(x): return lambda o, t, k=1: x * o if t in {'a', 'b', 'c'} else (lambda: made)\n"
+        "print(identity([made(3), functools.partial(made, 2), Loss(), Loss().__call__, len]))\n"
+        "print(identity(torch.nn.CrossEntropyLoss(label_smoothing=0.1)))"
+    )
+    command = [sys.executable, "-c", code]
+    environments = [os.environ | {"PYTHONHASHSEED": seed} for seed in "12"]
+    told = {subprocess.run(command, capture_output=True, text=True, check=True, env=each).stdout for each in environments}
+    assert len(told) == 1 and " at 0x" not in told.pop()
+
+
+def test_an_error_leaves_a_run_that_can_be_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     phases = [Phase(training=SHORT), Phase(techniques=(tiny.Round(),), training=SHORT)]
     data = tiny.data()
     whole = run_phases(tiny.network(), data, phases)
     count = itertools.count()
-    broken = replace(data, loss=lambda o, t: data.loss(o, t) * (float("nan") if next(count) == 4 else 1.0))
-    with pytest.raises(Exception, match="the loss is nan at step 1 of 3"):
-        run_phases(tiny.network(), broken, phases, directory=tmp_path)
+    real = loop._loss
+
+    def broken(*args: Any) -> torch.Tensor:
+        if next(count) == 4:
+            raise DataError("the disk with the data is gone")
+        return real(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="is gone"):
+        patch.setattr(loop, "_loss", broken)
+        run_phases(tiny.network(), data, phases, directory=tmp_path)
     assert fingerprint(run_phases(tiny.network(), data, phases, directory=tmp_path).network) == fingerprint(whole.network)
 
 
@@ -165,11 +216,14 @@ def test_facts_that_json_has_not() -> None:
         run_phases(tiny.network(), tiny.data(), [Phase(techniques=(Odd(),), training=SHORT)])
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
     phases, data = [Phase(training=SHORT)], tiny.data()
-    bad = replace(data, loss=lambda o, t: torch.zeros(2))
-    with pytest.raises(DataError):
-        run_phases(tiny.network(), bad, phases, directory=tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "_step", interrupted)
+        run_phases(tiny.network(), data, phases, directory=tmp_path)
     (tmp_path / "01.checkpoint").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
     with pytest.raises(Exception, match=r"checkpoint '.*01\.checkpoint' is damaged .*delete"):
         run_phases(tiny.network(), data, phases, directory=tmp_path)

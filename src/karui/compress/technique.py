@@ -26,7 +26,8 @@ STAGES: tuple[Stage, ...] = ("structure", "weights", "numbers", "loss")
 class Context:
     """What a technique may look at; it changes none of it.
 
-    steps: training steps of this phase (0: after training). teacher: the network before any compression.
+    data: without its test part, which refuses to be read. steps: training steps of this phase (0: after training). teacher: the network
+    before any compression.
     """
 
     data: Data

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from karui.data.checks import check_labels
+from karui.data.identity import identity
 from karui.data.parts import ArrayPart, Augment, IterablePart, Part
 from karui.errors import DataError, KaruiError, first_line
 from karui.pixels import Pixels
@@ -123,12 +124,35 @@ class Data:
                 break
         return tuple(torch.cat(each)[:n] for each in zip(*found, strict=True))
 
+    def without_test(self) -> Self:
+        """The same data for those who may not know the result: whoever asks the test part for anything gets a DataError."""
+        return replace(self, test=_Sealed())
+
     def fingerprint(self) -> str:
-        """A hash of shapes, a few samples of each part and the metric's name: a resumed run refuses other data."""
-        total = hashlib.sha256(repr((self.metric.name, self.pixels, self.labels)).encode())
+        """A hash of shapes, a few samples of each part, the metric and the loss: a resumed run refuses other data."""
+        total = hashlib.sha256(repr((identity((self.metric, self.loss)), self.pixels, self.labels)).encode())
         for part in (self.train, self.validation, self.test, self.calibration):
             total.update(part.fingerprint())
         return total.hexdigest()[:16]
+
+
+class _Sealed(Part):
+    """A test part that nobody reads."""
+
+    def _refuse(self) -> NoReturn:
+        raise DataError("a technique asks for the test part, which only the result is told on; choose on validation, observe calibration")
+
+    def batches(self, size: int, *, seed: int | None = None, skip: int = 0) -> NoReturn:
+        self._refuse()
+
+    def __len__(self) -> NoReturn:
+        self._refuse()
+
+    def steps(self, size: int) -> NoReturn:
+        self._refuse()
+
+    def fingerprint(self) -> NoReturn:
+        self._refuse()
 
 
 def _part(value: Any, name: str, pixels: Pixels | None, augment: Augment | None) -> Part:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from karui.data.checks import as_targets, as_tensor, check_finite, check_lengths, check_pixels, flat, normalised
+from karui.data.identity import identity
 from karui.errors import DataError, KaruiError, first_line
 from karui.pixels import Pixels
 
@@ -128,9 +129,9 @@ class ArrayPart(Part):
         return self.subset(slice(0, count), name=name)
 
     def fingerprint(self) -> bytes:
-        """As ``Part.fingerprint``, of samples all over the part."""
+        """As ``Part.fingerprint``, of samples all over the part, and of how they are augmented."""
         few = torch.linspace(0, len(self) - 1, min(16, len(self))).long()
-        return _digest(self._batch(few, None), str(len(self)))
+        return _digest(self._batch(few, None), repr((len(self), identity(self.augment))))
 
 
 class IterablePart(Part):

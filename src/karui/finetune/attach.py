@@ -34,10 +34,11 @@ def attach_all(
 ) -> list[Attached]:
     """Attach each technique in turn to ``network``, in evaluation mode, each with a seed of its own; the same way each time."""
     network.eval()
+    shown = data.without_test()
     attached = []
     for place, technique in enumerate(techniques):
         own = derive(seed, "attach", place)
         torch.manual_seed(own)
-        context = Context(data=data, teacher=teacher, steps=steps, seed=own, cost=measure, report=progress.note)
+        context = Context(data=shown, teacher=teacher, steps=steps, seed=own, cost=measure, report=progress.note)
         attached.append(technique.attach(network, context))
     return attached

@@ -18,6 +18,7 @@ import torch
 
 from karui.compress.technique import STAGES, Technique
 from karui.data import Data
+from karui.data.identity import identity
 from karui.errors import RecipeError
 from karui.finetune.attach import attach_all, own_random_numbers
 from karui.finetune.checkpoint import Checkpoints, load_network
@@ -38,7 +39,7 @@ def name_of(technique: Technique | type[Technique]) -> str:
 
 
 def describe(value: Any) -> Any:
-    """Settings as JSON values that are the same in every process; functions by their names, arrays by a hash."""
+    """Settings as JSON values that are the same in every process (``karui.data.identity``); techniques with their names."""
     if isinstance(value, Technique) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
         told = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"technique": name_of(value)} | told if isinstance(value, Technique) else told
@@ -46,15 +47,7 @@ def describe(value: Any) -> Any:
         return {str(key): describe(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [describe(each) for each in value]
-    if isinstance(value, set | frozenset):
-        return sorted(map(describe, value), key=repr)
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}:{value.__qualname__}"
-    if isinstance(value, torch.Tensor) or hasattr(value, "__array__"):
-        return hashlib.sha256(torch.as_tensor(value).detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
-    return type(value).__qualname__
+    return identity(value)
 
 
 def _place(technique: Technique) -> tuple[int, str, str]:

@@ -34,6 +34,9 @@ from karui.graph.network import Network
 class _NoData:
     """Stands where a person gave no data; a technique that looks at it hears so."""
 
+    def without_test(self) -> Self:
+        return self
+
     def __getattr__(self, name: str) -> Any:
         raise RecipeError(f"attach: a technique needs data.{name}; pass data=karui.Data.of(…) to karui.attach")
 
