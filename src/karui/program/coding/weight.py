@@ -9,8 +9,9 @@ import numpy as np
 from karui.program.check_weight import LARGEST, block_mask, group_shape, spread_blocks, spread_parameter
 from karui.program.coding import huffman, reading
 from karui.program.coding.bits import pack, pack_base3, packed_size, unpack, unpack_base3, width_of
-from karui.program.coding.index import decode_index, encode_index
+from karui.program.coding.index import decode_index, encode_index, index_sizes
 from karui.program.coding.reading import Sections
+from karui.program.coding.runs import decode_runs, encode_runs, runs_size
 from karui.program.program import (
     AffineValues,
     Array,
@@ -32,7 +33,7 @@ Entry = dict[str, Any]
 
 def encode_weight(weight: Weight) -> tuple[Entry, bytes]:
     """The header's entry and the bytes. The weight must be well formed (``check_weight``)."""
-    support, index = _encode_support(weight)
+    support, index = _encode_support(weight.support)
     values, data = _encode_values(weight)
     return {"name": weight.name, "shape": list(weight.shape), "support": support, "values": values}, index + data
 
@@ -53,19 +54,32 @@ def decode_weight(entry: Mapping[str, Any], sections: Sections) -> Weight:
 # ── which are stored ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _encode_support(weight: Weight) -> tuple[Entry, bytes]:
-    support = weight.support
+def index_bytes(support: Support) -> int:
+    """How long the index of a support is, without writing it."""
+    if isinstance(support, Dense):
+        return 0
+    size = min(index_sizes(_units(support)).values())
+    return min(size, runs_size(support.mask, support.n, support.m) or size) if isinstance(support, NofM) else size
+
+
+def _encode_support(support: Support) -> tuple[Entry, bytes]:
     if isinstance(support, Dense):
         return {"kind": "dense"}, b""
-    units = _matrix(support.mask)
+    units = _units(support)
     entry: Entry = {"kind": "element"}
+    coding, data = encode_index(units)
     if isinstance(support, Block):
-        units = block_mask(support.mask, support.rows, support.columns)
         entry = {"kind": "block", "rows": support.rows, "columns": support.columns}
     elif isinstance(support, NofM):
         entry = {"kind": "n:m", "n": support.n, "m": support.m}
-    coding, data = encode_index(units)
+        runs = encode_runs(support.mask, support.n, support.m)
+        coding, data = (coding, data) if runs is None or len(data) <= len(runs) else ("runs", runs)
     return {**entry, "coding": coding, "stored": int(units.sum()), "bytes": len(data)}, data
+
+
+def _units(support: Element | Block | NofM) -> Array:
+    """What an index counts: weights or blocks, bool [rows, columns]."""
+    return block_mask(support.mask, support.rows, support.columns) if isinstance(support, Block) else _matrix(support.mask)
 
 
 def _matrix(mask: Array) -> Array:
@@ -82,18 +96,20 @@ def _decode_support(entry: Mapping[str, Any], shape: tuple[int, ...], sections: 
         raise ValueError("a sparse weight needs an axis")
     high, wide = shape[0], prod(shape[1:])
     rows, columns = (reading.integer(entry, key, least=1) for key in ("rows", "columns")) if kind == "block" else (1, 1)
-    data = sections.take(reading.integer(entry, "bytes"))
-    units = decode_index(reading.text(entry, "coding"), data, (-(-high // rows), -(-wide // columns)), reading.integer(entry, "stored"))
+    data, coding, stored = sections.take(reading.integer(entry, "bytes")), reading.text(entry, "coding"), reading.integer(entry, "stored")
+    n, m = (reading.integer(entry, key, least=1) for key in ("n", "m")) if kind == "n:m" else (1, 1)
+    if kind == "n:m" and coding == "runs":
+        mask = decode_runs(data, n, m, shape)
+        if int(mask.sum()) != stored:
+            raise ValueError(f"an index of {int(mask.sum())} places, expected {stored}")
+        return NofM(n=n, m=m, mask=mask)
+    units = decode_index(coding, data, (-(-high // rows), -(-wide // columns)), stored)
     if kind == "block":
         # a block may be larger than the weight: spread no further than the weight reaches
         mask = spread_blocks(units, min(rows, high), min(columns, wide), shape)
         return Block(rows=rows, columns=columns, mask=mask)
     mask = units.reshape(shape)
-    return (
-        Element(mask=mask)
-        if kind == "element"
-        else NofM(n=reading.integer(entry, "n", least=1), m=reading.integer(entry, "m", least=1), mask=mask)
-    )
+    return Element(mask=mask) if kind == "element" else NofM(n=n, m=m, mask=mask)
 
 
 # ── how each is written ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,13 +4,14 @@ from karui.program.passes.editor import Editor
 from karui.program.passes.fold import fold_affine, fold_pads
 from karui.program.passes.fuse import fuse_clamps
 from karui.program.passes.integerize import integerize
+from karui.program.passes.support import name_supports
 from karui.program.passes.tidy import tidy
 from karui.program.passes.transposes import absorb_transposes
 from karui.program.program import Program
 
 
 def optimise(program: Program) -> Program:
-    """Fold, fuse, move to integers, tidy. The result computes the same up to float rounding (folds) and is smaller."""
+    """Fold, fuse, move to integers, tidy, name the patterns. The result computes the same up to float rounding (folds) and is smaller."""
     editor = Editor(program)
     tidy(editor)
     absorb_transposes(editor)
@@ -19,4 +20,5 @@ def optimise(program: Program) -> Program:
     fuse_clamps(editor)
     integerize(editor)
     tidy(editor)
+    name_supports(editor)
     return editor.program()
