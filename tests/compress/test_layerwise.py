@@ -119,6 +119,22 @@ def test_inputs_that_never_fire_are_harmless() -> None:
     assert torch.isfinite(least_squares(weight, mask, hessian)).all()
 
 
+def test_inputs_and_outputs_of_a_layer() -> None:
+    network, untouched = small(), small()
+    for site, wanted in zip(walk(network, batches()), walk(untouched, batches()), strict=True):
+        for ours, theirs in zip(site.outputs(), wanted.outputs(), strict=True):
+            assert ours.shape == theirs.shape and len(ours) == 16
+        if site.parameter == "fc2.weight":
+            truth = torch.cat([untouched(*batch.inputs)[0] for batch in batches()])
+            torch.testing.assert_close(torch.cat(wanted.outputs()), truth)  # the last layer's are the network's
+            assert not torch.allclose(torch.cat(site.outputs()), truth)
+            shift = torch.zeros_like(network.get(site.parameter), requires_grad=True)
+            site.layer(site.inputs[0], site.weight() + shift).sum().backward()
+            torch.testing.assert_close(shift.grad, site.inputs[0].sum(0).expand(4, -1))
+        with torch.no_grad():
+            network.get(site.parameter).mul_(1.1)
+
+
 def test_no_samples() -> None:
     with pytest.raises(DataError, match="calibration"):
         list(walk(small(), []))

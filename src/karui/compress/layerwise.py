@@ -28,12 +28,25 @@ class Site:
 
     parameter: its weight's name. groups: of a grouped convolution, else 1. hessian: float64 ``[groups, K, K]`` with K the inputs of one
     output channel: ``weight.reshape(groups, O / groups, K)`` fits it. samples: how many vectors x were seen.
+    inputs: what goes into the layer, a tensor per batch; they are kept as long as the site is. weight: gives the weight as the layer sees
+    it now, through its forms. layer: ``layer(input, weight)`` is its output with a weight of one's own, bias and all; gradients go through
+    it, so a rounding or a scale can be learned against ``outputs`` (Nagel et al. 2020, "Up or down?", AdaRound, §3). The outputs of a
+    network that nobody changed are those of the second site of ``zip(walk(network, batches), walk(untouched, batches))``.
     """
 
     parameter: str
     groups: int
     hessian: Tensor
     samples: int
+    inputs: tuple[Tensor, ...]
+    weight: Callable[[], Tensor]
+    layer: Callable[[Tensor, Tensor], Tensor]
+
+    def outputs(self) -> tuple[Tensor, ...]:
+        """What the layer gives for each of ``inputs``, with its weight as it is now, seen through its forms; no gradients."""
+        with torch.no_grad():
+            weight = self.weight()
+            return tuple(self.layer(x, weight) for x in self.inputs)
 
 
 def walk(network: Network, batches: Iterable[Batch]) -> Iterator[Site]:
@@ -51,7 +64,7 @@ def walk(network: Network, batches: Iterable[Batch]) -> Iterator[Site]:
         if node not in moving or node.op in ("placeholder", "output"):
             continue
         if str(node.target) in LAYERS and node.args[1] not in moving and (name := parameter_of(node.args[1])) is not None:
-            yield _site(node, name, network.get(name).shape[2:], [env[node.args[0]] for env in values])
+            yield _site(network, node, name, [env[node.args[0]] for env in values])
         _advance(network, node, moving, values)
         for source in node.all_input_nodes:
             if last_use[source] is node and source in moving:
@@ -101,7 +114,8 @@ def _still(network: Network, node: fx.Node, cache: dict[fx.Node, Any]) -> Any:
     return cache[node]
 
 
-def _site(node: fx.Node, name: str, kernel: tuple[int, ...], inputs: list[Tensor]) -> Site:
+def _site(network: Network, node: fx.Node, name: str, inputs: list[Tensor]) -> Site:
+    kernel = network.get(name).shape[2:]
     total: Tensor | None = None
     count = 0
     for x in inputs:
@@ -110,7 +124,19 @@ def _site(node: fx.Node, name: str, kernel: tuple[int, ...], inputs: list[Tensor
         total = part if total is None else total + part
         count += rows.shape[-1]
     assert total is not None
-    return Site(parameter=name, groups=len(total), hessian=total * (2.0 / count), samples=count)
+
+    def weight() -> Tensor:
+        found: Tensor = _still(network, node.args[1], {})  # type: ignore[arg-type]
+        return found
+
+    def layer(x: Tensor, weight: Tensor) -> Tensor:
+        given = {node.args[0]: x, node.args[1]: weight}
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: given[n] if n in given else _still(network, n, {}))
+        found: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+        return found
+
+    hessian = total * (2.0 / count)
+    return Site(parameter=name, groups=len(total), hessian=hessian, samples=count, inputs=tuple(inputs), weight=weight, layer=layer)
 
 
 def columns(node: fx.Node, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
