@@ -191,4 +191,4 @@ def test_three_budgets_give_three_winners(tmp_path: Path) -> None:
 def test_the_ladder_gets_harder_within_a_family() -> None:
     rungs = ladder(flow.data())
     assert [r.name for r in rungs if r.family == "sparse"] == ["sparse-80-int8", "sparse-90-int8", "sparse-95-int8"]
-    assert json.dumps([r.why for r in rungs])
+    assert all(r.why for r in rungs), "the report tells each"

@@ -279,3 +279,12 @@ def test_labels_that_no_program_could_hold_are_refused(labels: tuple[str, ...], 
     with pytest.raises(DataError) as error:
         Data(name="d", train=part, validation=part, test=part, calibration=part, labels=labels)
     one_line(error, *words)
+
+
+def test_floats_that_the_pixels_make_no_bytes_of() -> None:
+    y = torch.zeros(4, dtype=torch.long)
+    pixels = Pixels(mean=(0.5,), std=(0.5,))
+    parts = {part: (torch.full((4, 1, 2, 2), 0.25), y) for part in ("train", "validation", "test")}
+    Data.of(pixels=pixels, **parts)  # 159.4: normalised elsewhere
+    with pytest.raises(DataError, match="stand for bytes 382 to 382, expected 0 to 255"):
+        Data.of(pixels=pixels, **{**parts, "test": (torch.full((4, 1, 2, 2), 2.0), y)})

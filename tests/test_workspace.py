@@ -199,17 +199,12 @@ def test_a_damaged_marker(tmp_path: Path, content: str) -> None:
         Run.create(tmp_path, {})
 
 
-def test_json_and_record(tmp_path: Path) -> None:
+def test_json(tmp_path: Path) -> None:
     run = Run.create(tmp_path, {})
     run.write_json("phases/01.json", {"loss": [1.5, 0.25]})
     assert run.json("phases/01.json") == {"loss": [1.5, 0.25]}
-    assert run.record == {}
-    run.add("before", {"accuracy": 91.0})
-    run.add("after", 1)
-    run.add("after", 2)
-    assert run.record == {"before": {"accuracy": 91.0}, "after": 2}
     with pytest.raises(RunError, match="finite"):
-        run.add("after", float("nan"))
+        run.write_json("after.json", float("nan"))
     with pytest.raises(FileError, match="missing"):
         run.json("none.json")
     with pytest.raises(RunError, match="outside"):

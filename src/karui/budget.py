@@ -1,6 +1,7 @@
 """Budget: what the compressed network may cost. Cost: what one does cost."""
 
 from dataclasses import dataclass, fields
+from math import isfinite
 
 from karui.errors import RecipeError
 
@@ -42,5 +43,12 @@ class Budget:
     def __post_init__(self) -> None:
         for limit in fields(self):
             value = getattr(self, limit.name)
-            if isinstance(value, int | float) and value < 0:
+            if limit.name == "target":
+                if not isinstance(value, str):
+                    raise RecipeError(f"budget: target = {value!r} is no text; give a target's name, as 'c'")
+            elif value is None and limit.name != "drop":
+                continue
+            elif isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+                raise RecipeError(f"budget: {limit.name} = {value!r} is no finite number; give a limit as a number, or leave it out")
+            elif value < 0:
                 raise RecipeError(f"budget: {limit.name} = {value} is negative; give a limit of 0 or more, or leave it out")

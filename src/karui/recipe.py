@@ -40,6 +40,7 @@ from karui.compress.technique import Technique
 from karui.errors import FileError, RecipeError, first_line
 from karui.finetune.loop import Training
 from karui.finetune.phases import Phase, name_of, phases_of
+from karui.run.runners import require_measurable
 from karui.workspace import atomic_write
 
 T = TypeVar("T")
@@ -87,7 +88,11 @@ def parse(text: str, *, source: str = "recipe", folder: Path | None = None) -> R
     _known(table, [*scalars, "budget", "phases", "techniques", "training"], source, "a recipe")
     held = {name: _convert(table[name], hint, f"{source}: {name}") for name, hint in scalars.items() if name in table}
     if "budget" in table:
-        held["budget"] = _settings(Budget, table["budget"], f"{source}: budget")
+        held["budget"] = budget = _settings(Budget, table["budget"], f"{source}: budget")
+        try:
+            require_measurable(budget.target, budget.limits)
+        except RecipeError as error:
+            raise RecipeError(f"{source}: {error}") from None
     return Recipe(**held, phases=_phases(table, source, folder), folder=folder)
 
 

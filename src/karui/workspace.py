@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from karui.errors import FileError, RunError
 
 CONFIG = "karui-run.json"
-RECORD = "record.json"
 LOCK = ".lock"
 FORMAT = 1
 TEMPORARY = ".karui-tmp"
@@ -299,15 +298,3 @@ class Run:
     def write_json(self, name: str, value: Any) -> None:
         """Write ``name`` atomically; dicts keep their order. Raises RunError for values that JSON hasn't (NaN, too)."""
         atomic_write(self.path(name), _encode(value, f"'{name}'"))
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """The facts added so far, a copy."""
-        facts = _decode(self.directory / RECORD) if (self.directory / RECORD).exists() else {}
-        if not isinstance(facts, dict):
-            raise FileError(f"'{self.directory / RECORD}' is damaged: a JSON object was expected; delete it and run again")
-        return facts
-
-    def add(self, name: str, facts: Any) -> None:
-        """Add a fact to the record. The same name again replaces it, so a part that is done twice after a kill is told once."""
-        self.write_json(RECORD, self.record | {name: facts})

@@ -1,6 +1,7 @@
 """The device folder: built and run as on a board, with no Python on its path."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from karui.export import c, device
 from karui.program.interpreter import run
-from karui.program.program import Array, Program
+from karui.program.program import Array, Output, Program
 from tests import board
 from tests.board import call, refused
 from tests.board import picture as pgm
@@ -177,6 +178,17 @@ def test_two_inputs_and_an_output_that_is_no_class(bare: dict[str, str], tmp_pat
     assert done.returncode == 0, done.stderr
     assert [line.split("\t") for line in done.stdout.splitlines()[1:]] == [["0", "11"], ["1", "22"], ["2", "33"], ["3", "44"]]
     refused(call(folder, bare, tmp_path / "a.csv"), "usage")
+
+
+def test_every_output_is_printed(bare: dict[str, str], tmp_path: Path) -> None:
+    p = program("add", [tensor("x", (3,), None), tensor("y", (3,), None)], [tensor("z", (3,), None)], clamp=None)
+    p = replace(p, outputs=(*p.outputs, Output(name='a "b"% c', tensor="x")))
+    folder = make(p, tmp_path / "device", bare)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("1 2 3")
+    done = call(folder, bare, "--all", tmp_path / "a.csv", tmp_path / "b.csv")
+    first = p.outputs[0].name
+    assert done.stdout.splitlines() == [f"{first}\t{i}\t{2 * i + 2}" for i in range(3)] + [f'a "b"% c\t{i}\t{i + 1}' for i in range(3)]
 
 
 def test_whole_numbers(bare: dict[str, str], tmp_path: Path) -> None:

@@ -33,11 +33,13 @@ def test_columns_of_limits_that_were_not_set_are_left_out() -> None:
 
 def test_analysis_adds_up() -> None:
     row = {"op": "linear", "output_shape": (10,), "params": 1000, "macs": 2000, "weight_bytes": 4000, "activation_bytes": 40}
-    table = terminal.analysis([dict(row, name="a"), dict(row, name="b")], title="net")
+    layers = [dict(row, name="a"), dict(row, name="b")]
+    facts = {"layers": layers, "params": 2000, "macs": 4000, "weight_bytes": 8000, "peak": {"nbytes": 60, "layer": "a"}}
+    table = terminal.analysis(facts, title="net")
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(table)
     total = next(line for line in console.export_text().splitlines() if line.strip().startswith("total"))
-    assert total.split() == ["total", "2.00", "k", "4.00", "k", "8.00", "kB"]
+    assert total.split() == ["total", "2.00", "k", "4.00", "k", "8.00", "kB", "60", "B"]
 
 
 def test_bench_takes_rows_or_their_json() -> None:

@@ -83,7 +83,7 @@ class Report:
         return sum(row.activation_bytes for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values: the totals, then the layers."""
         totals = {key: getattr(self, key) for key in ("params", "stored", "macs", "weight_bytes", "activation_bytes")}
         return {**totals, "layers": [asdict(row) | {"output_shape": list(row.output_shape)} for row in self.rows]}
 

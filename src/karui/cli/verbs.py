@@ -97,17 +97,14 @@ def analyse(
     as_json: AsJson = False,
 ) -> None:
     """Show what a network costs. Parameters, MACs, weight bytes and activation memory, per layer and in all."""
-    from dataclasses import asdict
-
     from karui import api
     from karui.report import terminal
 
-    rows = [asdict(row) for row in api.analyse(network, data).rows]
+    facts = {"network": network, **api.analyse(network, data).as_dict()}
     if as_json:
-        totals = {key: sum(row[key] for row in rows) for key in ("params", "stored", "macs", "weight_bytes")}
-        _print_json({"network": network, "rows": rows, "totals": totals})
+        _print_json(facts)
     else:
-        _console().print(terminal.analysis(rows, title=network))
+        _console().print(terminal.analysis(facts, title=network))
 
 
 @app.command()

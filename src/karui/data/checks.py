@@ -52,14 +52,23 @@ def normalised(x: Tensor, pixels: Pixels | None) -> Tensor:
 
 
 def check_pixels(x: Tensor, pixels: Pixels | None, where: str) -> None:
-    """Refuse pictures whose channels are not as many as ``pixels`` has numbers for."""
-    if x.dtype is not torch.uint8 or pixels is None:
+    """Refuse pictures whose channels are not as many as ``pixels`` has numbers for, and floats that ``pixels`` makes of no byte."""
+    if pixels is None or not (x.dtype is torch.uint8 or x.is_floating_point()):
         return
     channels = x.shape[1] if x.ndim > 1 else 0
     for word, values in (("mean", pixels.mean), ("std", pixels.std)):
         if len(values) not in (1, channels):
             raise DataError(
                 f"{where}: pictures of shape {list(x.shape[1:])} have {channels} channels (NCHW), pixels.{word} has {len(values)}"
+            )
+    if x.is_floating_point():
+        factor, offset = (torch.from_numpy(v).view(1, -1, *[1] * (x.ndim - 2)) for v in pixels.affine())
+        bytes_ = (x[:256].float() - offset) / factor
+        low, high = float(bytes_.min()), float(bytes_.max())
+        if not (low > -1 and high < 256):
+            raise DataError(
+                f"{where}: with these pixels, its numbers stand for bytes {low:.0f} to {high:.0f}, expected 0 to 255; "
+                "leave pixels out for numbers that aren't pictures, or normalise them as pixels says"
             )
 
 

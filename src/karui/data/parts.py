@@ -86,7 +86,8 @@ class ArrayPart(Part):
         self.pixels, self.augment, self.name = pixels, augment, name
         check_lengths(self.inputs, self.targets, name)
         for place, x in enumerate(self.inputs):
-            check_pixels(x, pixels, name)
+            if place == 0 or x.dtype is torch.uint8:  # the first is the picture
+                check_pixels(x, pixels, name)
             check_finite(x, f"{name}: input {place}")
         for y in flat(self.targets):
             check_finite(y, f"{name}: targets")
@@ -209,7 +210,8 @@ class IterablePart(Part):
         targets = as_targets(target, where)
         check_lengths(inputs, targets, where)
         for x in inputs:
-            check_pixels(x, self.pixels, where)
+            if x.dtype is torch.uint8 or (x is inputs[0] and self.name != "train"):  # what a loader augments may leave the range
+                check_pixels(x, self.pixels, where)
         for x in (*inputs, *flat(targets)):
             check_finite(x, where)
         return Batch(inputs=tuple(normalised(x, self.pixels) for x in inputs), targets=targets, stored=inputs)

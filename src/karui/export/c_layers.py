@@ -98,11 +98,12 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
 def _float(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     x, y = source.place(op.inputs[0]), source.place(op.outputs[0])
     finish = finishing(source, op, bias_values(source.program, op) if "bias" in op.weights else None)
-    patch_of = source.use("k_patch_back_f32" if op.kind == "conv_transpose2d" else "k_patch_f32")
     if _is_depthwise(g) and op.kind != "conv_transpose2d":
         lay = _layer(source, op, g, w, 1)
         source.call("k_depthwise_f32", x, y, lay, _taps(source, op, g, w, "float", lay), finish)
-    elif _listed(w):
+        return
+    patch_of = source.use("k_patch_back_f32" if op.kind == "conv_transpose2d" else "k_patch_f32")
+    if _listed(w):
         tile = _tile(g, w.most * 6)
         lay, patch, lists = _layer(source, op, g, w, tile), source.take("float", w.inputs), _index(source, w, tile)
         stored, counts = source.take("float", tile * w.most), source.take("int32_t", tile)

@@ -63,12 +63,9 @@ static void end_line(const char *name)
 /* One sample: `files` holds one file for each input. */
 static int sample(char **files, int all, const char *name)
 {{
-    static float values[{upper}_{out}_COUNT];
     long i;
 {reads}    if (run())
         return complain(files[0], "the network refuses this input");
-    for (i = 0; i < {upper}_{out}_COUNT; i++)
-        values[i] = {value};
 {answer}    return 0;
 }}
 
@@ -89,7 +86,11 @@ int main(int argc, char **argv)
 """
 CLASSES = """\
     if (!all) {{
-        const long best = greatest(values, {upper}_{out}_COUNT);
+        static float values[{upper}_{out}_COUNT];
+        long best;
+        for (i = 0; i < {upper}_{out}_COUNT; i++)
+            values[i] = {value};
+        best = greatest(values, {upper}_{out}_COUNT);
         printf("{label}\\t%.4f\\t%.3f ms", {best}, (double){score}, milliseconds());
         end_line(name);
         return 0;
@@ -103,7 +104,7 @@ NUMBERS = """\
 """
 EACH = """\
     for (i = 0; i < {upper}_{out}_COUNT; i++) {{
-        printf("%ld\\t%.7g{columns}", i, (double)values[i]{column});
+        printf("{before}%ld\\t%.7g{columns}", {called}i, (double)({value}){column});
         end_line(name);
     }}
 """
@@ -136,7 +137,7 @@ def main(program: Program, name: str) -> str:
     pictures = [takes_picture(entry, program.tensor(entry.tensor)) for entry in program.inputs]
     words = dict(name=name, upper=name.upper(), title=c_text.comment(program.name), usage=usage(program, name), told=told(program))
     out_name = c_files.parameters(program.outputs, "output")[0]
-    words |= dict(out=out_name.upper(), value=real(program, name, out_name, "i"))
+    words |= dict(out=out_name.upper(), value=real(program, name, 0, out_name))
     words |= dict(buffers=_buffers(program, name), reads=_reads(program, name), answer=_answer(program, words))
     words["arguments"] = ", ".join([*c_files.parameters(program.inputs, "input"), *c_files.parameters(program.outputs, "output")])
     words["reset"] = f"    {name}_reset(arena);\n" if program.states else ""
@@ -164,13 +165,13 @@ def told(program: Program) -> str:
     return "the milliseconds that the network takes, then every output"
 
 
-def real(program: Program, name: str, out: str, index: str) -> str:
-    """The number that an element of the first output stands for."""
-    tensor = program.tensor(program.outputs[0].tensor)
+def real(program: Program, name: str, place: int, out: str) -> str:
+    """The number that element ``i`` of an output stands for."""
+    tensor = program.tensor(program.outputs[place].tensor)
     if tensor.quant is None:
-        return f"(float){out}[{index}]"
+        return f"(float){out}[i]"
     prefix = f"{name.upper()}_{out.upper()}"
-    return f"{prefix}_SCALE * (float)({out}[{index}] - {prefix}_ZERO_POINT)"
+    return f"{prefix}_SCALE * (float)({out}[i] - {prefix}_ZERO_POINT)"
 
 
 def _classifies(program: Program) -> bool:
@@ -181,13 +182,28 @@ def _classifies(program: Program) -> bool:
 def _answer(program: Program, words: dict[str, str]) -> str:
     tensor, labels = program.tensor(program.outputs[0].tensor), program.outputs[0].labels
     known = _classifies(program) and len(labels) == tensor.count and c_files.labels(program) == labels
-    words["columns"], words["column"] = ("\\t%s", f", {words['name']}_labels[i]") if known else ("", "")
+    every = "".join(_each(program, words, place, known and place == 0) for place in range(len(program.outputs)))
     if not _classifies(program):
-        return NUMBERS.format() + EACH.format(**words)
+        return NUMBERS.format() + every
     made_by = next((op.kind for op in program.ops if tensor.name in op.outputs), "")
     words["label"], words["best"] = ("%s", f"{words['name']}_labels[best]") if known else ("class %ld", "best")
     words["score"] = "values[best]" if made_by == "softmax" else f"share(values, {words['upper']}_{words['out']}_COUNT, best)"
-    return CLASSES.format(**words) + EACH.format(**words)
+    return CLASSES.format(**words) + every
+
+
+def _each(program: Program, words: dict[str, str], place: int, labelled: bool) -> str:
+    """An output, a line for each element; behind its name where there are several outputs."""
+    out = c_files.parameters(program.outputs, "output")[place]
+    several = len(program.outputs) > 1
+    own = {
+        "out": out.upper(),
+        "value": real(program, words["name"], place, out),
+        "before": "%s\\t" if several else "",
+        "called": f"{c_text.string(program.outputs[place].name)}, " if several else "",
+        "columns": "\\t%s" if labelled else "",
+        "column": f", {words['name']}_labels[i]" if labelled else "",
+    }
+    return EACH.format(**{**words, **own})
 
 
 def _buffers(program: Program, name: str) -> str:

@@ -52,11 +52,14 @@ def _spread(codes: Array, scale: Array) -> tuple[Array, Array]:
     return spread.astype(np.int8), (scale / factor).astype(np.float32)
 
 
+COARSE = 0.1  # of a step of the output: what a bias may be off by
+
+
 def bias(graph: Graph, op: Op, scale: Array | None) -> list[str]:
     """The bias as a list of no or one value.
 
     In an integer op it is int32 in the scale of the accumulator, as onnxruntime's integer kernels want it; its rounding is half a unit of
-    the accumulator. Where it doesn't fit into 32 bits it stays float, and so does the op.
+    the accumulator. Where it doesn't fit into 32 bits, or the output would show that rounding, it stays float, and so does the op.
     """
     if "bias" not in op.weights:
         return []
@@ -67,7 +70,8 @@ def bias(graph: Graph, op: Op, scale: Array | None) -> list[str]:
         return [graph.constant(real, "float32", weight.name)]
     unit = (quantization(source)[0] * scale).astype(np.float32)
     codes = np.rint(real.astype(np.float64) / unit)
-    if not (np.abs(codes) < 2**31).all():
+    coarse = np.abs(codes * unit.astype(np.float64) - real) > COARSE * quantization(graph.tensor(op.outputs[0]))[0]
+    if coarse.any() or not (np.abs(codes) < 2**31).all():
         return [graph.constant(real, "float32", weight.name)]
     stored = graph.constant(codes, "int32", f"{weight.name}.codes")
     facts = graph.constant(unit, "float32", f"{weight.name}.scale"), graph.constant(np.zeros(len(unit)), "int32", "zero_points")
@@ -96,6 +100,9 @@ def _listed(value: int | list[int]) -> list[int]:
 def conv_transpose2d(graph: Graph, op: Op) -> None:
     """ONNX puts the weight's input channels first, all groups in one row."""
     a = op.attributes
+    if any(extra >= stride for extra, stride in zip(a["output_padding"], a["stride"], strict=True)):
+        what = f"output_padding {list(a['output_padding'])} with stride {list(a['stride'])}"
+        raise graph.refuse(op, what, "take a smaller output_padding and pad afterwards, or choose another target")
 
     def arrange(w: Array) -> Array:
         groups = w.reshape(a["groups"], -1, *w.shape[1:])  # [G, O/G, kh, kw, C/G]

@@ -206,6 +206,19 @@ def _linear1d(builder: Builder, a: Arguments) -> Value:
     return mixed(builder, x, [shares_of(op, x.shape[1], [a.shape[1]], bool(a.get("align_corners")), factor)], a.name)
 
 
+def _bilinear(builder: Builder, a: Arguments) -> Value:
+    """Steps that follow from the sizes are an op of their own; a factor that doesn't make a whole size steps otherwise, so by matrices."""
+    x = builder.channels_last(a.value(a.node.target._schema.arguments[0].name))  # type: ignore[union-attr]
+    before, after, corners = x.shape[1:], a.shape[1:], bool(a.get("align_corners"))
+    factors = _factors(a, 2)
+    if corners or all(f is None or f * old == new for f, old, new in zip(factors, before, after, strict=True)):
+        attributes = {"size": list(after), "align_corners": corners}
+        return builder.emit("upsample_bilinear2d", [x], a.name, a.shape, x.order, attributes=attributes)
+    op = ATEN.upsample_linear1d.default
+    shares = [shares_of(op, old, [new], False, f) for old, new, f in zip(before, after, factors, strict=True)]
+    return mixed(builder, x, shares, a.name)
+
+
 RULES: Mapping[Any, Rule] = {
     ATEN.flip.default: _flip,
     ATEN.roll.default: _roll,
@@ -228,4 +241,6 @@ RULES: Mapping[Any, Rule] = {
     ATEN.upsample_nearest2d.default: _nearest,
     ATEN.upsample_linear1d.vec: _linear1d,
     ATEN.upsample_linear1d.default: _linear1d,
+    ATEN.upsample_bilinear2d.vec: _bilinear,
+    ATEN.upsample_bilinear2d.default: _bilinear,
 }

@@ -149,12 +149,6 @@ def _split(builder: Builder, a: Arguments) -> list[Value]:
     return parts
 
 
-def _bilinear(builder: Builder, a: Arguments) -> Value:
-    x = builder.channels_last(_image(a))
-    attributes = {"size": list(a.shape[1:]), "align_corners": bool(a.get("align_corners"))}
-    return builder.emit("upsample_bilinear2d", [x], a.name, a.shape, x.order, attributes=attributes)
-
-
 def _image(a: Arguments) -> Value:
     return a.value(a.node.target._schema.arguments[0].name)  # type: ignore[union-attr]
 
@@ -184,6 +178,4 @@ RULES: Mapping[Any, Rule] = {
     ATEN.tensor_split.sections: _split,
     ATEN.tensor_split.indices: _split,
     ATEN.unbind.int: _split,
-    ATEN.upsample_bilinear2d.vec: _bilinear,
-    ATEN.upsample_bilinear2d.default: _bilinear,
 }

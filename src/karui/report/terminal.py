@@ -34,10 +34,10 @@ def show(facts: Record | Mapping[str, Any], console: Console, *, layers: bool = 
         console.print(Text(f"  {target:<8}", style="dim"), Text(path), sep="", soft_wrap=True)
 
 
-def analysis(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
-    """Layers as the analysis sees them (``analyse.cost.LayerCost`` as dicts), with a line of totals."""
+def analysis(facts: Mapping[str, Any], *, title: str) -> Table:
+    """Layers as the analysis sees them (``analyse.cost.Report.as_dict()``), with a line of totals."""
     table = _table("layer", "op", "output", "params", "MACs", "weights", "activations", right=4, title=title)
-    for row in rows:
+    for row in facts["layers"]:
         shape = " × ".join(str(n) for n in row["output_shape"])
         table.add_row(
             str(row["name"]),
@@ -48,9 +48,10 @@ def analysis(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
             words.size(row["weight_bytes"]),
             words.size(row["activation_bytes"]),
         )
-    totals = [sum(row[key] for row in rows) for key in ("params", "macs", "weight_bytes")]
     table.add_section()
-    table.add_row("total", "", "", words.amount(totals[0]), words.amount(totals[1]), words.size(totals[2]), "", style="bold")
+    totals = words.amount(facts["params"]), words.amount(facts["macs"]), words.size(facts["weight_bytes"])
+    table.add_row("total", "", "", *totals, words.size(facts["peak"]["nbytes"]), style="bold")
+    table.caption = f"activations in all: the most that live at once, at {facts['peak']['layer'] or 'the input'}"
     return table
 
 

@@ -55,7 +55,7 @@ NETWORKS: Mapping[str, Entry] = MappingProxyType(
             data="fashion-mnist",
             weights="resnet20.safetensors",
             settings={"channels": 1},
-            description="ResNet-20 for grey pictures: the demo's teacher (channels=3: the CIFAR-10 network)",
+            description="ResNet-20 for grey pictures: a teacher for LeNet-5 (channels=3: the CIFAR-10 network)",
         ),
         "ds_cnn": Entry(builder=ds_cnn, input=(1, 49, 10), description="MLPerf Tiny's keyword spotting: twelve words from MFCCs"),
         "mobilenet_v1_025": Entry(

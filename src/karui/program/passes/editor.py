@@ -31,6 +31,13 @@ class Editor:
             states=tuple(self.states),
         )
 
+    def each(self) -> Iterator[Op]:
+        """The ops as they stand when their turn comes: one that was replaced comes as it is now, one that was removed not at all."""
+        for output in [op.outputs[0] for op in self.ops]:
+            op = self.producer(output)
+            if op is not None:
+                yield op
+
     def producer(self, tensor: str) -> Op | None:
         """The op that writes ``tensor``; None for an input."""
         return next((op for op in self.ops if tensor in op.outputs), None)

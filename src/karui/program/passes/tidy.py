@@ -31,7 +31,7 @@ def remove_identities(editor: Editor) -> bool:
     """Drop moves that move nothing; an output keeps its tensor where removing the op would hand it the program's input."""
     changed = False
     inputs = {i.tensor for i in editor.source.inputs}
-    for op in list(editor.ops):
+    for op in editor.each():
         if op.kind not in ("reshape", "transpose", "clamp", "slice", "concat", "pad") or len(op.inputs) != 1:
             continue
         x, y = editor.tensors[op.inputs[0]], editor.tensors[op.outputs[0]]
@@ -56,7 +56,7 @@ def remove_identities(editor: Editor) -> bool:
 def merge_moves(editor: Editor) -> bool:
     """Join reshape after reshape and transpose after transpose; a transpose that only moves axes of size one is a reshape."""
     changed = False
-    for op in list(editor.ops):
+    for op in editor.each():
         if op.kind == "transpose":
             shape = editor.tensors[op.inputs[0]].shape
             real = [axis for axis in op.attributes["perm"] if shape[axis] != 1]
@@ -80,7 +80,7 @@ def share_twins(editor: Editor) -> bool:
     """Two equal moves of one tensor become one."""
     changed = False
     seen: dict[tuple[object, ...], Op] = {}
-    for op in list(editor.ops):
+    for op in editor.each():
         if op.kind not in _ONE_TO_ONE:
             continue
         y = editor.tensors[op.outputs[0]]
