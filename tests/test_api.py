@@ -1,6 +1,5 @@
 """The whole flow on a small network: a budget in; a program, files that run, and the proof out."""
 
-import json
 import shutil
 from pathlib import Path
 
