@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from karui.errors import RecipeError, UnsupportedOp
-from karui.export import c
+from karui.export import c, c_text
 from karui.program.interpreter import run
 from karui.program.program import Output, Program
 from karui.run import compiler, host
@@ -238,3 +238,13 @@ def test_make_builds_the_example(tmp_path: Path) -> None:
     quant = p.tensor(p.outputs[0].tensor).quant
     assert isinstance(quant, builders.Affine)
     np.testing.assert_allclose([float(line.split()[1]) for line in lines], (codes - float(quant.zero_point)) * quant.scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["y = fmaxf(a, b);", "k_low(-INFINITY)", "if (isnan(x))", "return expf(x);"])
+def test_math_is_included_where_c_wants_it(text: str) -> None:
+    assert c_text.uses_math(text)
+
+
+@pytest.mark.parametrize("text", ["memcpy(a, b, sizeof(float));", "/* expf(x), INFINITY */ int x;", "if(x) k_leaf(y);"])
+def test_math_is_left_out_where_it_does_not(text: str) -> None:
+    assert not c_text.uses_math(text)

@@ -152,17 +152,6 @@ def test_a_plain_safetensors_file_is_named_as_one():
     assert "safetensors" in refused(safetensors.numpy.save({"w": np.zeros(3, np.float32)}))
 
 
-def test_a_file_of_the_first_days_has_no_checksum():
-    assert b"crc32" in SMALL
-    facts, held = taken_apart(SMALL)
-    header = {"__metadata__": {"format": "karui", "format_version": "1"}}
-    program = zlib.compress(json.dumps(facts).encode())
-    header["program"] = {"dtype": "U8", "shape": [len(program)], "data_offsets": [0, len(program)]}
-    header["weights"] = {"dtype": "U8", "shape": [len(held)], "data_offsets": [len(program), len(program) + len(held)]}
-    text = json.dumps(header).encode()
-    assert same_program(codec.decode(len(text).to_bytes(8, "little") + text + program + held), codec.decode(SMALL))
-
-
 def test_a_newer_version_is_named():
     assert "format version '2'" in refused(SMALL.replace(b'"format_version":"1"', b'"format_version":"2"'))
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from karui.program.check_weight import group_shape, runs, spread_blocks, spread_parameter
+from karui.program.check_weight import group_shape, runs, spread_blocks
 from karui.program.program import (
     AffineValues,
     Array,
@@ -21,6 +21,7 @@ from karui.program.program import (
     TernaryValues,
     Values,
     Weight,
+    per_channel,
 )
 
 SUPPORTS = ("dense", "element", "block", "n:m")
@@ -64,7 +65,7 @@ def make_values(kind: str, shape: tuple[int, ...], mask: Array, rng: np.random.G
         of = group_shape(empty, shape) if group else channels
         zero_point = np.asarray(rng.integers(low, high, of) if rng.random() < 0.5 else np.zeros(of), np.int32)
         codes = rng.integers(low, high, shape).astype(np.int8)
-        codes = inside(codes, spread_parameter(empty, shape, zero_point))
+        codes = inside(codes, per_channel(zero_point, shape, empty.group))
         return AffineValues(
             bits=bits, codes=codes, scale=np.asarray(rng.uniform(0.01, 2, of), np.float32), zero_point=zero_point, group=group
         )

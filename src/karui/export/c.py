@@ -25,7 +25,7 @@ from karui.workspace import atomic_write
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The two texts of a model. ``arena_bytes``: memory that the caller gives; ``weight_bytes``: all constant tables."""
+    """The two texts of a model. ``arena_bytes``: memory that the caller gives; ``kernels``: those that it calls."""
 
     name: str
     header: str
@@ -130,7 +130,7 @@ def _text(source: Source, name: str) -> str:
     unused = "".join(f"    (void){text};\n" for text in _unused(source, calls))
     tables = "\n".join(source.tables.values())
     body = f"{kernels}\n{tables}\n{calls}"
-    math = "#include <math.h>\n" if any(word in body for word in ("INFINITY", "expf(", "sqrtf(", "tanhf(")) or _calls_libm(kernels) else ""
+    math = "#include <math.h>\n" if c_text.uses_math(body) else ""
     memory = "    int8_t *const memory = (int8_t *)arena;\n" if "k_at(" in calls else ""
     title, file = c_text.theirs(c_text.comment(program.name)), c_text.theirs(f"{name}.h")
     return f"""\
@@ -161,11 +161,6 @@ def _text(source: Source, name: str) -> str:
     return 0;
 }}
 """
-
-
-def _calls_libm(kernels: str) -> bool:
-    names = ("erff(", "expm1f(", "log1pf(", "logf(", "powf(", "fabsf(", "floorf(", "ceilf(", "rintf(", "sinf(", "cosf(")
-    return any(name in kernels for name in names)
 
 
 def _unused(source: Source, calls: str) -> list[str]:

@@ -84,6 +84,9 @@ def wrapped(words: list[str]) -> str:
 RUNTIME = ("weights", "layer", "mac_i8", "mac_f32", "moves", "elementwise", "reduce", "norm", "recurrent", "unary")
 _DEFINES = re.compile(r"^(?:static [\w *]*?(k_\w+)\(|typedef [^;{]*?(k_\w+)[(;]|\} (k_\w+);|#define (k_\w+))", re.M)
 _NAME = re.compile(r"\bk_\w+")
+_COMMENT = re.compile(r"/\*.*?\*/", re.S)
+# C99's functions of floats end in f; its macros for what isn't finite are in the same header
+_MATH = re.compile(r"\b(?!sizeof\b|if\b)[a-z][a-z0-9]*f\(|\b(?:INFINITY|NAN|HUGE_VALF?)\b|\bis(?:nan|inf|finite)\(")
 
 
 @cache
@@ -115,3 +118,8 @@ def prefixed(text: str, name: str) -> str:
     """Kernels and tables are called ``k_…`` and ``K_…`` until here: give them the model's name, but for what is ``theirs``."""
     prefix = {"k_": f"{name}_", "K_": f"{name.upper()}_"}
     return re.sub(r"\b[kK]_(?=\w)", lambda found: prefix[found[0]], text).replace(_GUARD, "")
+
+
+def uses_math(text: str) -> bool:
+    """Does C text want math.h? What comments say of it doesn't count."""
+    return _MATH.search(_COMMENT.sub("", text)) is not None

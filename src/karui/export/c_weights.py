@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from karui.errors import UnsupportedOp
+from karui.program.check_weight import block_mask
 from karui.program.program import (
     AffineValues,
     Array,
@@ -87,7 +88,7 @@ def _support(weight: Weight) -> tuple[Part, NDArray[np.bool_]]:
     if isinstance(weight.support, Dense):
         return Part(), mask
     rows, columns = (weight.support.rows, weight.support.columns) if isinstance(weight.support, Block) else (1, 1)
-    blocks = _blocks(mask, rows, columns)
+    blocks = block_mask(mask, rows, columns)
     candidates = [_bitmask(blocks), *(_gaps(blocks, bits) for bits in range(2, 9))]
     candidates = [_of_blocks(part, rows, columns) for part in candidates]
     if isinstance(weight.support, NofM) and (part := _runs(weight, weight.support)) is not None:
@@ -97,12 +98,6 @@ def _support(weight: Weight) -> tuple[Part, NDArray[np.bool_]]:
 
 def _of_blocks(part: Part, rows: int, columns: int) -> Part:
     return Part(tables=part.tables, fields={**part.fields, "block_rows": rows, "block_columns": columns})
-
-
-def _blocks(mask: NDArray[np.bool_], rows: int, columns: int) -> NDArray[np.bool_]:
-    """Which blocks hold anything; those at the edges may be cut off."""
-    padded = np.pad(mask, ((0, -mask.shape[0] % rows), (0, -mask.shape[1] % columns)))
-    return np.asarray(padded.reshape(padded.shape[0] // rows, rows, -1, columns).any(axis=(1, 3)))
 
 
 def _bitmask(blocks: NDArray[np.bool_]) -> Part:

@@ -7,7 +7,7 @@ A permute in the network changes the order and moves nothing; a rule that needs 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -173,7 +173,7 @@ class Builder:
         data = data.reshape((1,) * (rank - data.dim()) + tuple(data.shape))
         return self.emit("constant", [], name, tuple(data.shape), weights={"value": self.floats(f"{name}.value", data)})
 
-    def refuse(self, what: str, cure: str) -> Any:
+    def refuse(self, what: str, cure: str) -> NoReturn:
         """Raise the one error of this room."""
         raise UnsupportedOp(f"'{self.layer}' uses {what}, which can't be lowered to a program; {cure}")
 

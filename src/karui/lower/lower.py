@@ -183,7 +183,6 @@ def _apply(builder: Builder, node: torch.fx.Node, env: dict[torch.fx.Node, Any])
     if rule is None:
         word = str(target).removesuffix(".default")
         builder.refuse(word, "write it with ops that have a rule (karui list ops), or end the network before it")
-    assert rule is not None
     return rule(builder, Arguments(builder=builder, node=node, env=env))
 
 

@@ -44,7 +44,6 @@ class Arguments:
         value = self.get(name)
         if not isinstance(value, Value):
             self.builder.refuse(f"{self.node.target} with a constant '{name}'", "swap the operands or precompute the result")
-        assert isinstance(value, Value)
         return value
 
     def constant(self, name: str) -> torch.Tensor | None:
@@ -54,7 +53,6 @@ class Arguments:
             return None
         if not isinstance(value, Constant):
             self.builder.refuse(f"{self.node.target} with a computed '{name}'", "only constants can stand there")
-        assert isinstance(value, Constant)
         return value.data
 
     @property
@@ -63,7 +61,6 @@ class Arguments:
         shape = self.builder.shapes[self.node]
         if not isinstance(shape, Shaped):
             self.builder.refuse(f"{self.node.target} that mixes the batch into other axes", "let samples not depend on each other")
-        assert isinstance(shape, Shaped)
         return shape
 
     @property

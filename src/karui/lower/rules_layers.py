@@ -1,6 +1,7 @@
 """Rules for the layers that hold weights: convolutions, linear, norms, embedding; and for the forms."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from karui.graph.forms import is_form
 from karui.lower.builder import Builder, Value
 from karui.lower.rule import Arguments, Rule
 from karui.lower.weights import weight_of
-from karui.program.passes.integerize import affine_of
 from karui.program.program import Affine
 
 ATEN = torch.ops.aten
@@ -119,17 +119,12 @@ def _batch_norm(builder: Builder, a: Arguments) -> Value:
         x = builder.channels_last(x)
     mean, var = a.constant("running_mean"), a.constant("running_var")
     if mean is None or var is None:
-        return _instance_like(builder, a, x)
+        builder.refuse("batch_norm without running statistics", "set track_running_stats=True")
     gamma, beta = a.constant("weight"), a.constant("bias")
     factor = (torch.ones_like(mean) if gamma is None else gamma).double() / torch.sqrt(var.double() + float(a.get("eps")))
     offset = (torch.zeros_like(mean) if beta is None else beta).double() - mean.double() * factor
     weights = {"scale": builder.floats(f"{a.name}.scale", factor.float()), "bias": builder.floats(f"{a.name}.bias", offset.float())}
     return builder.emit("affine", [x], a.name, a.shape, x.order, weights=weights, attributes={"clamp": None})
-
-
-def _instance_like(builder: Builder, a: Arguments, x: Value) -> Value:
-    builder.refuse("batch_norm without running statistics", "set track_running_stats=True")
-    raise AssertionError(x)
 
 
 def _norm_weights(builder: Builder, a: Arguments) -> dict[str, str]:
@@ -177,9 +172,7 @@ def _fake_quantize(builder: Builder, a: Arguments) -> Value:
         builder.refuse(f"an activation quantizer of codes {a.get('qmin')} … {a.get('qmax')}", "use −2^(b−1) … 2^(b−1)−1 with b ≤ 8")
     quant = Affine(bits=bits, scale=float(np.float32(scale.item())), zero_point=round(zero_point.item()))
     codes = builder.emit("quantize", [x], f"{a.name}_codes", x.shape, x.order, like=x)
-    tensor = builder.tensors[codes.name]
-    builder.tensors[codes.name] = type(tensor)(name=tensor.name, shape=tensor.shape, dtype="int8", quant=quant, layout=tensor.layout)
-    assert affine_of(builder.tensors[codes.name]) == quant
+    builder.tensors[codes.name] = replace(builder.tensors[codes.name], dtype="int8", quant=quant)
     return builder.emit("dequantize", [codes], a.name, x.shape, x.order, like=x)
 
 

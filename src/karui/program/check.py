@@ -10,7 +10,7 @@ from typing import Any
 
 from karui.names import LONGEST, is_label, is_name
 from karui.program.check_weight import LARGEST, check_weight
-from karui.program.kinds import KINDS
+from karui.program.kinds import KINDS, OPTIONAL, Is
 from karui.program.program import Affine, CodebookValues, FloatValues, Op, Program, Tensor, Weight
 from karui.program.shapes import output_shapes
 
@@ -160,7 +160,7 @@ def _has_codes(weight: Weight) -> bool:
     return not (isinstance(values, FloatValues) or (isinstance(values, CodebookValues) and values.codebook.dtype != "int8"))
 
 
-# ── attributes: what kinds.py says in words, as rules ───────────────────────────────────────────────────────────────────────────────
+# ── attributes: what kinds.py names, as rules ───────────────────────────────────────────────────────────────────────────────
 
 
 def _integer(value: Any, least: int = 0) -> bool:
@@ -185,31 +185,28 @@ def _pairs(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(_integers(2)(pair) for pair in value)
 
 
-RULES: Mapping[str, Callable[[Any], bool]] = {
-    "[low, high] or null": lambda v: v is None or _clamp(v),
-    "[y, x]": _integers(2, 1),
-    "[top, left, bottom, right]": _integers(4),
-    "[left, right]": _integers(2),
-    "[[before, after] per axis]": _pairs,
-    "int": _integer,
-    "int: how many last axes": lambda v: _integer(v, 1),
-    "list": _integers(None),
-    "bool": lambda v: type(v) is bool,
-    "float": _number,
-    "float or null": lambda v: v is None or _number(v),
-    "float or code": _number,
-    "sum, max or min": lambda v: v in ("sum", "max", "min"),
-    "a name in unary.py": lambda v: isinstance(v, str) and v.isidentifier() and len(v) <= 64,
+RULES: Mapping[Is, Callable[[Any], bool]] = {
+    Is.CLAMP: lambda v: v is None or _clamp(v),
+    Is.YX: _integers(2, 1),
+    Is.YX_FROM_ZERO: _integers(2),
+    Is.EDGES: _integers(4),
+    Is.ENDS: _integers(2),
+    Is.PADDING: _pairs,
+    Is.INT: _integer,
+    Is.COUNT: lambda v: _integer(v, 1),
+    Is.INTS: _integers(None),
+    Is.BOOL: lambda v: type(v) is bool,
+    Is.FLOAT: _number,
+    Is.FLOAT_OR_NULL: lambda v: v is None or _number(v),
+    Is.NUMBER: _number,
+    Is.REDUCTION: lambda v: v in ("sum", "max", "min"),
+    Is.FUNCTION: lambda v: isinstance(v, str) and v.isidentifier() and len(v) <= 64,
 }
-_FROM_ZERO = {"output_padding": _integers(2)}  # where 0 is allowed
-_FROM_ONE = ("stride", "dilation", "groups", "kernel", "step")  # where an "int" counts something
 
 
-def _check_attributes(given: Mapping[str, Any], expected: Mapping[str, str]) -> None:
+def _check_attributes(given: Mapping[str, Any], expected: Mapping[str, Is]) -> None:
     for name, value in given.items():
         _need(name in expected, f"it has no attribute '{name}'")
-        rule = _FROM_ZERO.get(name, RULES[expected[name]])
-        good = rule(value) and not (name in _FROM_ONE and value == 0)
-        _need(good, f"{name} = {str(value)[:60]}, expected {expected[name]}")
+        _need(RULES[expected[name]](value), f"{name} = {str(value)[:60]}, expected {expected[name]}")
     for name, meaning in expected.items():
-        _need(name in given or meaning.endswith("or null"), f"its attribute '{name}' is missing ({meaning})")
+        _need(name in given or meaning in OPTIONAL, f"its attribute '{name}' is missing ({meaning})")

@@ -17,6 +17,7 @@ from karui.program.program import (
     Support,
     TernaryValues,
     Weight,
+    per_channel,
 )
 
 LARGEST = 1 << 28  # elements
@@ -141,12 +142,5 @@ def _check_affine(values: AffineValues, shape: tuple[int, ...], mask: Array) -> 
     _array(values.zero_point, "int32", values.scale.shape, "its zero point")
     _need(bool(((values.zero_point >= low) & (values.zero_point <= high)).all()), f"a zero point lies outside {low} … {high}")
     _need(bool(((values.codes >= low) & (values.codes <= high)).all()), f"codes lie outside the {low} … {high} of {values.bits} bits")
-    spread = spread_parameter(values, shape, values.zero_point)
+    spread = per_channel(values.zero_point, shape, values.group)
     _empty(values.codes, mask, spread.astype(np.int8))
-
-
-def spread_parameter(values: AffineValues, shape: tuple[int, ...], parameter: Array) -> Array:
-    """A scale or zero point of any allowed shape, so that it broadcasts against the weight."""
-    if values.group:
-        return np.repeat(parameter, values.group, axis=1)[:, : prod(shape[1:])].reshape(shape)
-    return parameter.reshape(parameter.shape + (1,) * (len(shape) - parameter.ndim))

@@ -158,7 +158,7 @@ def _open_container(data: bytes) -> dict[str, bytes]:
         at += size[0]
     if 8 + length + at != len(data) or set(header) != {"__metadata__", *found}:
         raise ValueError(f"it has {len(data)} bytes, but its header speaks of {8 + length + at}")
-    if metadata.get("crc32") not in (None, _checksum(data[8 + length :])):  # the first files of version 1 have none
+    if metadata.get("crc32") != _checksum(data[8 + length :]):
         raise ValueError("its bytes are not those that were written (their CRC-32 differs)")
     return found
 

@@ -7,6 +7,30 @@ An op runs in integers where its output is int8 and it is marked ``integer``; ``
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Is(StrEnum):
+    """What an attribute is, in the words of messages; ``check.py`` has the rule of each."""
+
+    CLAMP = "[low, high] or null"
+    YX = "[y, x]"
+    YX_FROM_ZERO = "[y, x] from 0"
+    EDGES = "[top, left, bottom, right]"
+    ENDS = "[left, right]"
+    PADDING = "[[before, after] per axis]"
+    INT = "int"
+    COUNT = "int from 1"
+    INTS = "list"
+    BOOL = "bool"
+    FLOAT = "float"
+    FLOAT_OR_NULL = "float or null"
+    NUMBER = "float or code"
+    REDUCTION = "sum, max or min"
+    FUNCTION = "a name in unary.py"
+
+
+OPTIONAL = (Is.CLAMP, Is.FLOAT_OR_NULL)  # left out is null
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,17 +40,17 @@ class Kind:
     inputs: tuple[int, int] = (1, 1)
     roles: tuple[str, ...] = ()  # weights it must have
     optional: tuple[str, ...] = ()  # weights it may have
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, Is] = field(default_factory=dict)
     outputs: int = 1
     integer: bool = False
     note: str = ""
 
 
-_CLAMP = {"clamp": "[low, high] or null"}
-_CONV2D = {"stride": "[y, x]", "padding": "[top, left, bottom, right]", "dilation": "[y, x]", "groups": "int", **_CLAMP}
-_CONV1D = {"stride": "int", "padding": "[left, right]", "dilation": "int", "groups": "int", **_CLAMP}
-_POOL2D = {"kernel": "[y, x]", "stride": "[y, x]", "padding": "[top, left, bottom, right]"}
-_POOL1D = {"kernel": "int", "stride": "int", "padding": "[left, right]"}
+_CLAMP = {"clamp": Is.CLAMP}
+_CONV2D = {"stride": Is.YX, "padding": Is.EDGES, "dilation": Is.YX, "groups": Is.COUNT, **_CLAMP}
+_CONV1D = {"stride": Is.COUNT, "padding": Is.ENDS, "dilation": Is.COUNT, "groups": Is.COUNT, **_CLAMP}
+_POOL2D = {"kernel": Is.YX, "stride": Is.YX, "padding": Is.EDGES}
+_POOL1D = {"kernel": Is.COUNT, "stride": Is.COUNT, "padding": Is.ENDS}
 
 KINDS: Mapping[str, Kind] = {
     # multiply and accumulate; int8 outputs use the arithmetic of docs/adr (bias is float32, per output channel, never quantized)
@@ -35,11 +59,11 @@ KINDS: Mapping[str, Kind] = {
     "conv_transpose2d": Kind(
         roles=("weight",),
         optional=("bias",),
-        attributes={**_CONV2D, "output_padding": "[y, x]"},
+        attributes={**_CONV2D, "output_padding": Is.YX_FROM_ZERO},
         note="x [H,W,C], weight [O,kh,kw,C/groups]; padding crops the result, as in the network",
     ),
     "linear": Kind(roles=("weight",), optional=("bias",), attributes=_CLAMP, integer=True, note="x [...,K], weight [O,K]"),
-    "matmul": Kind(inputs=(2, 2), attributes={"transpose_b": "bool", "scale": "float"}, note="scale · a [...,M,K] @ b [...,K,N]"),
+    "matmul": Kind(inputs=(2, 2), attributes={"transpose_b": Is.BOOL, "scale": Is.FLOAT}, note="scale · a [...,M,K] @ b [...,K,N]"),
     # element by element, with NumPy's broadcasting
     "add": Kind(inputs=(2, 2), attributes=_CLAMP, integer=True),
     "sub": Kind(inputs=(2, 2), attributes=_CLAMP),
@@ -47,40 +71,40 @@ KINDS: Mapping[str, Kind] = {
     "div": Kind(inputs=(2, 2), attributes=_CLAMP),
     "affine": Kind(roles=("scale", "bias"), attributes=_CLAMP, note="x · scale[c] + bias[c] over the last axis; x may be uint8 pixels"),
     "clamp": Kind(attributes=_CLAMP, integer=True),
-    "unary": Kind(attributes={"function": "a name in unary.py", "alpha": "float or null"}),
+    "unary": Kind(attributes={"function": Is.FUNCTION, "alpha": Is.FLOAT_OR_NULL}),
     "lookup": Kind(roles=("table",), integer=True, note="int8/uint8 → int8; table [256] or [C,256], indexed by code − lowest code"),
     # reductions and pools
-    "mean": Kind(attributes={"axes": "list", "keepdims": "bool", **_CLAMP}, integer=True),
-    "reduce": Kind(attributes={"function": "sum, max or min", "axes": "list", "keepdims": "bool"}),
-    "avg_pool2d": Kind(attributes={**_POOL2D, "count_include_pad": "bool", **_CLAMP}, integer=True),
-    "avg_pool1d": Kind(attributes={**_POOL1D, "count_include_pad": "bool", **_CLAMP}, integer=True),
+    "mean": Kind(attributes={"axes": Is.INTS, "keepdims": Is.BOOL, **_CLAMP}, integer=True),
+    "reduce": Kind(attributes={"function": Is.REDUCTION, "axes": Is.INTS, "keepdims": Is.BOOL}),
+    "avg_pool2d": Kind(attributes={**_POOL2D, "count_include_pad": Is.BOOL, **_CLAMP}, integer=True),
+    "avg_pool1d": Kind(attributes={**_POOL1D, "count_include_pad": Is.BOOL, **_CLAMP}, integer=True),
     "max_pool2d": Kind(attributes=_POOL2D, integer=True, note="int8 keeps scale and zero point"),
     "max_pool1d": Kind(attributes=_POOL1D, integer=True, note="int8 keeps scale and zero point"),
-    "softmax": Kind(attributes={"axis": "int"}),
-    "layer_norm": Kind(optional=("scale", "bias"), attributes={"dims": "int: how many last axes", "eps": "float"}),
-    "group_norm": Kind(optional=("scale", "bias"), attributes={"groups": "int", "eps": "float"}, note="channels last"),
+    "softmax": Kind(attributes={"axis": Is.INT}),
+    "layer_norm": Kind(optional=("scale", "bias"), attributes={"dims": Is.COUNT, "eps": Is.FLOAT}, note="over the last ``dims`` axes"),
+    "group_norm": Kind(optional=("scale", "bias"), attributes={"groups": Is.COUNT, "eps": Is.FLOAT}, note="channels last"),
     # moving data; int8 keeps scale and zero point
-    "concat": Kind(inputs=(1, 64), attributes={"axis": "int"}, integer=True),
+    "concat": Kind(inputs=(1, 64), attributes={"axis": Is.INT}, integer=True),
     "reshape": Kind(integer=True, note="the shape is the output tensor's"),
-    "transpose": Kind(attributes={"perm": "list"}, integer=True),
-    "slice": Kind(attributes={"axis": "int", "start": "int", "stop": "int", "step": "int"}, integer=True),
-    "pad": Kind(attributes={"padding": "[[before, after] per axis]", "value": "float or code"}, integer=True),
-    "upsample_nearest2d": Kind(attributes={"scale": "[y, x]"}, integer=True),
-    "upsample_bilinear2d": Kind(attributes={"size": "[y, x]", "align_corners": "bool"}),
+    "transpose": Kind(attributes={"perm": Is.INTS}, integer=True),
+    "slice": Kind(attributes={"axis": Is.INT, "start": Is.INT, "stop": Is.INT, "step": Is.COUNT}, integer=True),
+    "pad": Kind(attributes={"padding": Is.PADDING, "value": Is.NUMBER}, integer=True),
+    "upsample_nearest2d": Kind(attributes={"scale": Is.YX}, integer=True),
+    "upsample_bilinear2d": Kind(attributes={"size": Is.YX, "align_corners": Is.BOOL}),
     "constant": Kind(inputs=(0, 0), roles=("value",), integer=True, note="a weight as a tensor"),
     "embedding": Kind(roles=("weight",), note="int32 codes [L] → [L, D]"),
     # recurrence over the first axis; gates in torch's order
     "gru": Kind(
         roles=("weight_ih", "weight_hh"),
         optional=("bias_ih", "bias_hh"),
-        attributes={"reverse": "bool"},
+        attributes={"reverse": Is.BOOL},
         outputs=2,
         note="x [L,I] → [L,H], [H]",
     ),
     "lstm": Kind(
         roles=("weight_ih", "weight_hh"),
         optional=("bias_ih", "bias_hh"),
-        attributes={"reverse": "bool"},
+        attributes={"reverse": Is.BOOL},
         outputs=3,
         note="→ [L,H], h [H], c [H]",
     ),

@@ -167,11 +167,7 @@ class Weight:
 
     def per_channel(self, parameter: Array) -> Array:
         """A scale of shape ``[O]``, ``[]`` or ``[O, G]`` spread so that it multiplies the weight's shape."""
-        group = getattr(self.values, "group", 0)
-        if group and parameter.ndim == 2:
-            k = prod(self.shape[1:])
-            return np.repeat(parameter, group, axis=1)[:, :k].reshape(self.shape)
-        return parameter.reshape(parameter.shape + (1,) * (len(self.shape) - parameter.ndim))
+        return per_channel(parameter, self.shape, getattr(self.values, "group", 0))
 
     def codes(self) -> Array:
         """What an integer op multiplies with, int32 in the weight's shape, zero where unsupported.
@@ -206,6 +202,13 @@ class Weight:
         if isinstance(v, CodebookValues):
             return np.where(self.mask, v.codebook[v.index].astype(np.float32) * self.per_channel(v.scale), np.float32(0)).astype(np.float32)
         return (self.codes() * self.per_channel(np.asarray(v.scale))).astype(np.float32)
+
+
+def per_channel(parameter: Array, shape: tuple[int, ...], group: int = 0) -> Array:
+    """A scale or zero point of shape ``[O]``, ``[]`` or (of ``group`` inputs each) ``[O, G]``, so that it broadcasts against a weight."""
+    if group and parameter.ndim == 2:
+        return np.repeat(parameter, group, axis=1)[:, : prod(shape[1:])].reshape(shape)
+    return parameter.reshape(parameter.shape + (1,) * (len(shape) - parameter.ndim))
 
 
 @dataclass(frozen=True, kw_only=True)

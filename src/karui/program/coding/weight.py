@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from karui.program.check_weight import LARGEST, block_mask, group_shape, spread_blocks, spread_parameter
+from karui.program.check_weight import LARGEST, block_mask, group_shape, spread_blocks
 from karui.program.coding import huffman, reading
 from karui.program.coding.bits import pack, pack_base3, packed_size, unpack, unpack_base3, width_of
 from karui.program.coding.index import decode_index, encode_index, index_sizes
@@ -26,6 +26,7 @@ from karui.program.program import (
     TernaryValues,
     Values,
     Weight,
+    per_channel,
 )
 
 Entry = dict[str, Any]
@@ -210,7 +211,7 @@ def _decode_affine(entry: Mapping[str, Any], symbols: Array, mask: Array, sectio
     zero_point = sections.array("int32", scale.shape) if entry.get("zero_point") is True else np.zeros(scale.shape, np.int32)
     if (np.abs(zero_point.astype(np.int64)) > 128).any():
         raise ValueError("a zero point that is no code")
-    codes = np.broadcast_to(spread_parameter(empty, mask.shape, zero_point), mask.shape).astype(np.int8)
+    codes = np.broadcast_to(per_channel(zero_point, mask.shape, empty.group), mask.shape).astype(np.int8)
     codes[mask] = (symbols.astype(np.int16) - (1 << (bits - 1))).astype(np.int8)
     return AffineValues(bits=bits, codes=codes, scale=scale, zero_point=zero_point, group=empty.group)
 
