@@ -14,7 +14,7 @@ from karui.program.program import Op
 from karui.program.windows import edges, square
 
 TILE_BYTES = 4096  # decoded rows that are kept at a time, if four rows don't need more
-MOST_LISTED = 0.15  # denser rows are faster in full, on machines with vectors by far; on a Cortex-M a list pays up to a third
+MOST_LISTED = 0.15  # denser rows are taken in full (docs/adr/0005); where there are no vectors, the best threshold was not measured
 VECTOR = 16  # numbers that a loop takes at a time, at most, on the machines that karui is tuned on
 SHORT = 128  # inputs; the rest of a longer row doesn't count
 
