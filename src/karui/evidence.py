@@ -88,6 +88,7 @@ def gather(setting: Setting, before: Side, after: Side | None, trials: Sequence[
         ours = test_scores(after, setting)
         final = standing(after, ours, setting, best.validation)
         change = accuracy.difference(scores, ours, scale=data.metric.scale)
+    held = parity(after or before, data)
     return Record(
         name=setting.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -108,9 +109,9 @@ def gather(setting: Setting, before: Side, after: Side | None, trials: Sequence[
         layers=layers(before, after),
         history=[point for t in trials for point in points(t)],
         steps=steps(best),
-        parity=parity(after or before, data),
+        parity=held,
         bench=bench({"float": before.built} | ({"compressed": after.built} if after else {})),
-        verdict=verdict(setting, change, best),
+        verdict=verdict(setting, change, best, held),
     )
 
 
@@ -142,19 +143,26 @@ def parity(side: Side, data: Data) -> list[Parity]:
     batch = next(iter(data.test.batches(min(CHECKED, len(data.test)))))
     inputs = feeds(side.program, batch)
     expected = interpreter.run(side.program, inputs)
-    return [hold(runner, runner.run(inputs), expected, len(inputs[0])) for runner in side.built.on.values()]
+    promised = not rounds_floats(side.program)
+    return [hold(runner, runner.run(inputs), expected, promised=promised) for runner in side.built.on.values()]
 
 
-def hold(runner: Runner, found: Sequence[Array], expected: Sequence[Array], samples: int) -> Parity:
-    """Integers equal where the runner says so, else as they are; floats within 1e-4 of the largest."""
+def rounds_floats(program: Program) -> bool:
+    """Does an op make integers of what a float op computed? There a last bit may tip a rounding, and the rest follows."""
+    given = {entry.tensor for entry in program.inputs}
+    return any(op.kind == "quantize" and not set(op.inputs) <= given for op in program.ops)
+
+
+def hold(runner: Runner, found: Sequence[Array], expected: Sequence[Array], *, promised: bool) -> Parity:
+    """Integers equal, and floats within 1e-4 of the largest, where the runner is exact and the program promises it; else as they are."""
     seen = [compare(a, b, rule="tolerance" if b.dtype == np.float32 else "exact") for a, b in zip(found, expected, strict=True)]
     largest = [max(float(np.abs(b.astype(np.float64)).max(initial=0)), 1e-30) for b in expected]
     return Parity(
         runner=runner.runs_on,
-        samples=samples,
+        samples=len(found[0]),
         differing=max(p.differing for p in seen),
         greatest=max(p.max_error / most for p, most in zip(seen, largest, strict=True)),
-        ok=all(p.ok for p in seen) if runner.exact else None,
+        ok=all(p.ok for p in seen) if runner.exact and promised else None,
     )
 
 
@@ -226,21 +234,22 @@ class Stored:
 
 
 def stored_by_layer(program: Program) -> dict[str, Stored]:
-    """Layer → what its weights take in the file; the bits are those of its largest weight."""
-    found: dict[str, Stored] = {}
+    """Layer → what all its weights take in the file, those that several ops read counted once; the bits are those of the largest."""
+    names: dict[str, set[str]] = {}
     for op in program.ops:
-        held = [program.weights[name] for role, name in op.weights.items() if role in ("weight", "weight_ih", "weight_hh", "bias", "scale")]
-        if not held:
-            continue
-        largest = max(held, key=lambda w: int(np.prod(w.shape)))
-        here = Stored(
-            count=int(np.prod(largest.shape)),
-            stored=largest.stored,
-            bytes=sum(codec.weight_bytes(w) for w in held),
-            bits=bits_of(largest),
-        )
-        found[op.name] = here if op.name not in found else max(found[op.name], here, key=lambda s: s.bytes)
-    return found
+        if held := {name for role, name in op.weights.items() if role.startswith(("weight", "bias", "scale"))}:
+            names.setdefault(op.name, set()).update(held)
+    return {layer: _stored([program.weights[name] for name in sorted(held)]) for layer, held in names.items()}
+
+
+def _stored(weights: Sequence[Weight]) -> Stored:
+    sizes = [int(np.prod(w.shape)) for w in weights]
+    return Stored(
+        count=sum(sizes),
+        stored=sum(w.stored for w in weights),
+        bytes=sum(codec.weight_bytes(w) for w in weights),
+        bits=bits_of(weights[int(np.argmax(sizes))]),
+    )
 
 
 def bits_of(weight: Weight) -> float:
@@ -257,8 +266,11 @@ def bits_of(weight: Weight) -> float:
     return 2
 
 
-def verdict(setting: Setting, change: accuracy.Accuracy | None, best: Trial | None) -> VerdictFacts:
-    """Whether the winner keeps the budget: accuracy as it was chosen (validation) and as it turned out (test), and each limit."""
+def verdict(setting: Setting, change: accuracy.Accuracy | None, best: Trial | None, held: Sequence[Parity]) -> VerdictFacts:
+    """Whether the winner keeps the budget: accuracy as it was chosen (validation) and as it turned out (test), and each limit.
+
+    A runner that breaks its promise to answer as the interpreter does spoils it: its figures are another program's.
+    """
     budget, metric = setting.budget, setting.data.metric
     if best is None or change is None:
         return VerdictFacts(ok=False, lines=["nothing that was tried keeps the budget"])
@@ -266,7 +278,9 @@ def verdict(setting: Setting, change: accuracy.Accuracy | None, best: Trial | No
     lines = [f"{words(line)}{' on validation' if line.limit == 'drop' else ''}" for line in judged.lines]
     drop, *ends = (value * (-1 if metric.higher_is_better else 1) for value in (change.mean, change.low, change.high))
     lines.append(f"drop {figure(drop)} on test ({figure(min(ends))} to {figure(max(ends))}: the 95 % interval of the paired samples)")
-    return VerdictFacts(ok=judged.ok, lines=lines)
+    wrong = [p.runner for p in held if p.ok is False]
+    lines += [f"{name} doesn't answer as the interpreter does: a fault of karui's, please report it" for name in wrong]
+    return VerdictFacts(ok=judged.ok and not wrong, lines=lines)
 
 
 def bench(forms: Mapping[str, Built]) -> list[Bench]:

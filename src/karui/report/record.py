@@ -92,7 +92,7 @@ class Parity(Facts):
     """A runner held against the interpreter on ``samples`` of the test part.
 
     differing: share of the output values that aren't equal. greatest: the largest difference ÷ the largest output. ok: integers equal and
-    floats within 1e-4; None where the runtime rounds its own way and has nothing to keep.
+    floats within 1e-4; None where nothing is promised: the runtime rounds its own way, or floats are rounded to integers within.
     """
 
     runner: str

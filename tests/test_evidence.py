@@ -1,0 +1,57 @@
+"""What a report says of layers, and of runners that don't answer as the interpreter does."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from karui import evidence
+from karui.graph.doors.torch import capture
+from karui.lower import lower
+from karui.program.interpreter import run
+from karui.testing.subjects import small_inputs, small_programs
+
+
+class Both(nn.Module):
+    """A recurrent layer that goes both ways, and a linear one that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(3, 5, batch_first=True, bidirectional=True)
+        self.fc = nn.Linear(10, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.fc(self.gru(x)[0][:, -1]))
+
+
+def test_a_layers_weights_are_counted_all_and_once() -> None:
+    net = Both()
+    stored = evidence.stored_by_layer(lower(capture(net, torch.randn(2, 4, 3))))
+    for layer in ("gru", "fc"):
+        assert stored[layer].count == stored[layer].stored == sum(p.numel() for p in net.get_submodule(layer).parameters()), layer
+
+
+class OffByOne:
+    """Promises to be exact, and isn't."""
+
+    runs_on, exact, bytes, peak_ram = "abacus", True, 1, None
+
+
+def test_a_runner_that_breaks_its_promise_is_told() -> None:
+    program = small_programs()["int8"]
+    inputs = small_inputs(program)
+    expected = run(program, inputs)
+    wrong = [y ^ 1 if y.dtype == np.int8 else y * 1.01 for y in expected]
+    assert evidence.hold(OffByOne(), expected, expected, promised=True).ok is True  # type: ignore[arg-type]
+    found = evidence.hold(OffByOne(), wrong, expected, promised=True)  # type: ignore[arg-type]
+    assert found.ok is False and found.differing > 0.9
+    assert evidence.hold(OffByOne(), wrong, expected, promised=False).ok is None  # type: ignore[arg-type]
+
+
+def test_a_program_that_rounds_floats_within_promises_nothing() -> None:
+    program = small_programs()["int8"]
+    assert program.ops[0].kind == "quantize" and not evidence.rounds_floats(program)
+    first = replace(program.ops[0], inputs=(program.ops[3].outputs[0],))
+    assert evidence.rounds_floats(replace(program, ops=(*program.ops[1:], first)))
+    assert not evidence.rounds_floats(small_programs()["float"])
