@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -10,7 +11,15 @@ from karui import evidence
 from karui.graph.doors.torch import capture
 from karui.lower import lower
 from karui.program.interpreter import run
+from karui.search.trial import figure
 from karui.testing.subjects import small_inputs, small_programs
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(90_000, "90,000"), (0.1, "0.1"), (-0.0, "0"), (0.0, "0"), (1e-7, "1e-07"), (-0.23, "-0.23"), (1234.5, "1,234.5")]
+)
+def test_figures(value: float, text: str) -> None:
+    assert figure(value) == text
 
 
 class Both(nn.Module):

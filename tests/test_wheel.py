@@ -43,3 +43,12 @@ def test_it_runs_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(installed))
+
+
+@pytest.mark.slow
+def test_it_runs_the_demo(installed: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run([sys.executable, "-m", "karui", "demo", "--quiet"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "inside the budget" in done.stdout, done.stderr
+    left = tmp_path / "runs" / "demo"
+    assert all((left / name).exists() for name in ("report.html", "export/c/model.c", "export/onnx/model.onnx", "export/device/Makefile"))

@@ -190,5 +190,9 @@ def words(line: Line) -> str:
 
 
 def figure(value: float) -> str:
-    """Whole numbers whole, others to three decimals."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}".rstrip("0").rstrip(".")
+    """Whole numbers whole, others to three decimals, the smallest to three digits; never "-0"."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if 0 < abs(value) < 0.001:
+        return f"{value:.3g}"
+    return f"{value + 0.0:,.3f}".rstrip("0").rstrip(".")
