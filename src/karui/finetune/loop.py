@@ -124,6 +124,8 @@ def finetune(
             progress.finish()
     if state.best and training.early_stop:
         put_tensors(network, attached, state.best)
+    if training.channels_last:
+        network.module.to(memory_format=torch.contiguous_format)
     return state.history
 
 
@@ -142,8 +144,10 @@ def _optimizer(loop: _Loop) -> Optimizer:
 
 
 def _forward(loop: _Loop) -> Callable[..., tuple[Tensor, ...]]:
-    """The network's forward pass; compiled anew each time its structure changed."""
+    """The network's forward pass; laid out and compiled anew each time its structure changed."""
     network = loop.network
+    if loop.training.channels_last:
+        network.module.to(memory_format=torch.channels_last)
     if not loop.training.compile:
         return network.__call__
     compiled = torch.compile(lambda *inputs: network(*inputs))
@@ -232,7 +236,7 @@ def _step(loop: _Loop, state: _State, batch: Batch) -> None:
     state.lr = state.optimizer.set_factor(
         factor(training.schedule, state.step, loop.steps, warmup=training.warmup, milestones=training.milestones, gamma=training.gamma)
     )
-    batch = to_device(batch, loop.device)
+    batch = _laid_out(to_device(batch, loop.device), training)
     loss = _loss(loop, state, batch)
     loss.backward()
     for each in loop.attached:
@@ -244,6 +248,13 @@ def _step(loop: _Loop, state: _State, batch: Batch) -> None:
     state.loss_sum += float(loss.detach())
     state.loss_count += 1
     loop.progress.advance(f"loss {state.loss_sum / state.loss_count:.4f}")
+
+
+def _laid_out(batch: Batch, training: Training) -> Batch:
+    """Pictures ([N, C, H, W]) in the layout that the weights have."""
+    if not training.channels_last:
+        return batch
+    return replace(batch, inputs=tuple(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in batch.inputs))
 
 
 def _advance_techniques(loop: _Loop, state: _State) -> None:

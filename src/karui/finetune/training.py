@@ -18,7 +18,8 @@ class Training:
     learn at ``lr · scale_lr``. schedule, warmup, milestones, gamma: see ``schedule.factor``. clip: greatest norm of the whole gradient.
     early_stop: stop after that many epochs without a better score on validation, and go back to the best epoch's weights; only epochs that
     end after every technique's last move count (``Attached.settles``). amp: bfloat16 where it is safe. compile: through
-    ``torch.compile``.
+    ``torch.compile``. channels_last: pictures and weights lie channel by channel in memory while it trains; on a CPU convolutions take two
+    thirds of the time so, and their sums are rounded otherwise.
     """
 
     epochs: float = 0.0
@@ -38,6 +39,7 @@ class Training:
     early_stop: int | None = None
     amp: bool = False
     compile: bool = False
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         _check(self.optimizer in KINDS, f"optimizer = '{self.optimizer}' is unknown; choose one of {', '.join(KINDS)}")

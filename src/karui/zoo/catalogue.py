@@ -55,7 +55,10 @@ NETWORKS: Mapping[str, Entry] = MappingProxyType(
             data="fashion-mnist",
             weights="resnet20.safetensors",
             settings={"channels": 1},
-            description="ResNet-20 for grey pictures: a teacher for LeNet-5 (channels=3: the CIFAR-10 network)",
+            description="ResNet-20 for grey pictures: a teacher for LeNet-5",
+        ),
+        "resnet20_cifar10": Entry(
+            builder=resnet20, input=(3, 32, 32), data="cifar-10", description="ResNet-20 as He et al. made it, for colour pictures"
         ),
         "ds_cnn": Entry(builder=ds_cnn, input=(1, 49, 10), description="MLPerf Tiny's keyword spotting: twelve words from MFCCs"),
         "mobilenet_v1_025": Entry(

@@ -26,6 +26,8 @@ from karui.zoo import catalogue
 RECIPES: Mapping[str, Training] = MappingProxyType(
     {
         "lenet5": Training(epochs=20, lr=0.05, weight_decay=5e-4, schedule="onecycle", warmup=0.2),
+        "resnet8": Training(epochs=30, lr=0.1, weight_decay=5e-4, schedule="onecycle", warmup=0.2, channels_last=True),
+        "resnet20_cifar10": Training(epochs=30, lr=0.1, weight_decay=5e-4, schedule="onecycle", warmup=0.2, channels_last=True),
         "resnet20": Training(epochs=14, lr=0.1, weight_decay=5e-4, schedule="onecycle", warmup=0.2),
     }
 )
