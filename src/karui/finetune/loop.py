@@ -125,7 +125,7 @@ def finetune(
     if state.best and training.early_stop:
         put_tensors(network, attached, state.best)
     if training.channels_last:
-        network.module.to(memory_format=torch.contiguous_format)
+        network.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return state.history
 
 
@@ -147,7 +147,7 @@ def _forward(loop: _Loop) -> Callable[..., tuple[Tensor, ...]]:
     """The network's forward pass; laid out and compiled anew each time its structure changed."""
     network = loop.network
     if loop.training.channels_last:
-        network.module.to(memory_format=torch.channels_last)
+        network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not loop.training.compile:
         return network.__call__
     compiled = torch.compile(lambda *inputs: network(*inputs))

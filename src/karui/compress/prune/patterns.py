@@ -122,7 +122,7 @@ class Units:
         return self._sums(torch.ones(self.layout.shape))
 
     def scores(self, weights: Tensor) -> Tensor:
-        """What each unit's weights are worth on average (of n:m: those that would leave): ``[units]`` from a tensor of the weight's shape."""
+        """``[units]``: what each unit's weights (of n:m: those that would leave) are worth on average. weights: of the weight's shape."""
         if self.pattern == Pattern():
             return self.layout.matrix(weights).flatten()
         if self.pattern.m:
