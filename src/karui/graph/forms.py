@@ -4,7 +4,7 @@ A form is one node of the graph between a value and its users; forms chain (``fa
 they survive ``torch.export.save`` and ``load`` with their gradients, so a half-compressed network is one file and needs no class to load.
 The latent value stays untouched beneath; gradients are straight-through estimates (Bengio et al. 2013, arXiv:1308.3432).
 
-``torch.ops.karui.mask(w, mask)``                                      w where mask is 1, zero elsewhere
+``torch.ops.karui.mask(w, mask, dense)``                               w where mask is 1, zero elsewhere
 ``torch.ops.karui.fake_quantize(x, scale, zero_point, qmin, qmax, axis)``   x rounded to the grid that its integers can write
 ``torch.ops.karui.binarize(w, scale)``                                 ±scale by the sign of w
 """
@@ -17,23 +17,28 @@ from torch.fx import Node
 
 
 @torch.library.custom_op("karui::mask", mutates_args=())
-def mask(w: Tensor, mask: Tensor) -> Tensor:
-    """``w`` (any shape) times ``mask`` (0 or 1, float or bool, the same shape); masked weights get no gradient."""
+def mask(w: Tensor, mask: Tensor, dense: bool = False) -> Tensor:
+    """``w`` (any shape) times ``mask`` (0 or 1, float or bool, the same shape).
+
+    Masked weights get no gradient; with ``dense`` they get what they would get if they were there (Guo et al. 2016, "Dynamic network
+    surgery for efficient DNNs", eq. 3), so that they may come back.
+    """
     return w * mask
 
 
 @mask.register_fake
-def _(w: Tensor, mask: Tensor) -> Tensor:
+def _(w: Tensor, mask: Tensor, dense: bool = False) -> Tensor:
     return torch.empty_like(w)
 
 
-def _mask_setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
+def _mask_setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
+    _, kept, ctx.dense = inputs  # type: ignore[attr-defined]
+    ctx.save_for_backward(kept)
 
 
-def _mask_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+def _mask_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
     (kept,) = ctx.saved_tensors  # type: ignore[attr-defined]
-    return grad * kept, None
+    return grad if ctx.dense else grad * kept, None, None  # type: ignore[attr-defined]
 
 
 mask.register_autograd(_mask_backward, setup_context=_mask_setup)
