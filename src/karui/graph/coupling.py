@@ -33,8 +33,8 @@ def remove_channels(network: Network, found: Coupling, keep: Mapping[int, Tensor
     for number, mask in keep.items():
         group = found.groups[number]
         if len(mask) != len(group.units) or not bool(mask.any()):
-            count = len(group.units)
-            raise RecipeError(f"'{group.name}': expected a mask over {count} channels that keeps one at least, got {mask.tolist()}")
+            told = f"one of {len(mask)} that keeps {int(mask.sum())}"
+            raise RecipeError(f"'{group.name}': expected a mask over {len(group.units)} channels that keeps one at least, got {told}")
         if not group.free[~mask.cpu().numpy()].all():
             raise RecipeError(f"'{group.name}': its channels must stay: {group.fixed}")
     kept = found.keeper(keep)
