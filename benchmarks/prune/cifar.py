@@ -1,0 +1,131 @@
+"""Line 2: ResNet-20 and ResNet-8 on CIFAR-10: channels against torch-pruning, single weights, and which importance with which allocation.
+
+The dense networks are the zoo's. Seeds are those of the retraining. ``python -m benchmarks.prune.cifar`` does the trainings and prints the
+rows; ``python -m benchmarks.prune`` reads what they left.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.harness import Row, at_least, at_most, line, skipped
+from benchmarks.prune.runs import SEEDS, Errors, error, only, trained
+from karui import datasets, zoo
+from karui.analyse.cost import measure
+from karui.compress.prune.channels import PruneChannels
+from karui.compress.prune.weights import Prune
+from karui.data import Data
+from karui.errors import DataError
+from karui.finetune.phases import Phase
+from karui.finetune.training import Training
+from karui.graph.doors.torch import capture
+from karui.graph.network import Network
+from karui.zoo import catalogue
+
+RETRAIN = Training(epochs=10, batch_size=128, lr=0.05, weight_decay=5e-4, schedule="onecycle", warmup=0.1, channels_last=True)
+SHORT = replace(RETRAIN, epochs=0, steps=200, lr=0.02)
+CHANNELS: dict[str, Any] = {"importance": "taylor", "allocation": "global"}
+SPARSITY = 0.9  # of the table: where the rules differ
+IMPORTANCES = ("magnitude", "taylor", "fisher", "wanda")
+ALLOCATIONS = ("uniform", "global", "erk", "lamp", "std", "sensitivity")
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Every figure of the line."""
+    try:
+        data = datasets.load("cifar-10")
+    except DataError as reason:
+        yield skipped("2 cifar-10", str(reason))
+        return
+    yield from resnet20(data)
+    yield from table(data)
+
+
+def resnet20(data: Data) -> Iterator[Row]:
+    """The headline network, one seed: every accuracy against the dense control's, which had the same training."""
+    case, dense = f"2 {data.name}, resnet20", zoo.load("resnet20_cifar10")
+    control = 100 - error(trained(dense, data, [only(RETRAIN)], "resnet20/control"), data)
+    yield Row(case=f"{case}, dense", figure="test accuracy", value=100 - error(dense, data), unit="%")
+    yield Row(case=f"{case}, dense control", figure="test accuracy", value=control, unit="%")
+    macs = measure(dense).macs
+    ours = trained(dense, data, [Phase(techniques=(PruneChannels(macs=0.5, **CHANNELS),), training=RETRAIN)], "resnet20/channels")
+    start = torch_pruned(0.5)
+    theirs = trained(start, data, [only(RETRAIN)], "resnet20/torch-pruning")
+    accuracy = {"karui": 100 - error(ours, data), "torch-pruning": 100 - error(theirs, data)}
+    for who, network in (("karui", ours), ("torch-pruning", theirs)):
+        yield Row(case=f"{case}, channels, {who}", figure="MACs left", value=measure(network).macs / macs)
+        yield Row(case=f"{case}, channels, {who}", figure="test accuracy", value=accuracy[who], unit="%")
+    yield at_most(f"{case}, channels", "accuracy lost at 50 % MACs", control - accuracy["karui"], 1.0, "points", peer="dense control")
+    better = accuracy["karui"] - accuracy["torch-pruning"]
+    yield Row(case=f"{case}, channels", figure="accuracy above torch-pruning's", value=better, unit="points", goal="> 0", ok=better > 0)
+    for percent, goal in ((70, 0.35), (90, None)):
+        phase = Phase(techniques=(Prune(sparsity=percent / 100, schedule="cubic"),), training=RETRAIN)
+        lost = control - (100 - error(trained(dense, data, [phase], f"resnet20/sparse-{percent}"), data))
+        figure = f"accuracy lost at {percent} % sparsity"
+        if goal is None:
+            yield Row(case=f"{case}, weights", figure=figure, value=lost, unit="points", peer="dense control")
+        else:
+            yield at_most(f"{case}, weights", figure, lost, goal, "points", peer="dense control")
+
+
+def torch_pruned(share: float) -> Network:
+    """The same network, cut by torch-pruning's group magnitude, the same ratio in each group, to this share of the MACs."""
+    import torch_pruning as tp
+
+    def cut(ratio: float) -> nn.Module:
+        module = zoo.build("resnet20_cifar10")
+        catalogue.fill(module, Path(str(files("karui.zoo") / "weights" / "resnet20_cifar10.safetensors")))
+        pruner = tp.pruner.MetaPruner(
+            module.eval(),
+            torch.zeros(1, 3, 32, 32),
+            importance=tp.importance.GroupMagnitudeImportance(p=2),
+            pruning_ratio=ratio,
+            ignored_layers=[module.fc],
+        )
+        pruner.step()
+        return module
+
+    def network(ratio: float) -> Network:
+        return capture(cut(ratio), torch.zeros(2, 3, 32, 32), name="resnet20_cifar10").eval()
+
+    goal = share * measure(network(0.0)).macs
+    low, high = 0.0, 0.9
+    for _ in range(10):
+        middle = (low + high) / 2
+        low, high = (low, middle) if measure(network(middle)).macs <= goal else (middle, high)
+    return network(high)
+
+
+def table(data: Data) -> Iterator[Row]:
+    """ResNet-8, 90 % of the weights at once, then a short training: each importance with each allocation, three seeds."""
+    dense = zoo.load("resnet8")
+    found = {}
+    for importance in IMPORTANCES:
+        for allocation in ALLOCATIONS:
+            prune = Prune(sparsity=SPARSITY, schedule="one_shot", importance=importance, allocation=allocation)  # type: ignore[arg-type]
+            name = f"resnet8/{importance}-{allocation}"
+            phase = Phase(techniques=(prune,), training=SHORT)
+            each = tuple(100 - error(trained(dense, data, [phase], f"{name}/{seed}", seed=seed), data) for seed in SEEDS)
+            found[importance, allocation] = Errors(each=each)
+            case = f"2 {data.name}, resnet8, {importance} x {allocation}"
+            yield Row(
+                case=case,
+                figure="test accuracy",
+                value=found[importance, allocation].mean,
+                unit="%",
+                seeds=3,
+                spread=found[importance, allocation].spread,
+            )
+    best = max(found, key=lambda key: found[key].mean)
+    gain = found[best].mean - found["magnitude", "uniform"].mean
+    yield at_least(f"2 {data.name}, resnet8", f"{' x '.join(best)} above magnitude x uniform", gain, 0.0, "points", seeds=3)
+
+
+if __name__ == "__main__":
+    for each in rows(False):
+        print(line(each), flush=True)

@@ -1,0 +1,193 @@
+"""Line 1: LeNet-300-100 and LeNet-5 on MNIST and Fashion-MNIST, pruned as far as the papers did; and Han's four orderings.
+
+``python -m benchmarks.prune.mnist`` does the trainings and prints the rows; ``python -m benchmarks.prune`` reads what they left.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from statistics import mean
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from benchmarks.harness import Row, at_most, line, skipped
+from benchmarks.prune.runs import SEEDS, Errors, error, fresh, only, stored, trained
+from karui import datasets
+from karui.compress.prune.weights import Prune
+from karui.compress.technique import Attached, Context, Stage, Technique
+from karui.data import Batch, Data
+from karui.errors import DataError
+from karui.finetune.phases import Phase
+from karui.finetune.training import Training
+from karui.graph.network import Network
+
+DENSE = Training(epochs=20, batch_size=128, lr=0.05, weight_decay=5e-4, schedule="onecycle", warmup=0.2, channels_last=True)
+RETRAIN = replace(DENSE, epochs=20, lr=0.02, weight_decay=1e-4)  # the same for the pruned network and for its dense control
+LONG = replace(RETRAIN, epochs=30)
+SHAPE = (1, 28, 28)
+WEIGHTS = {"lenet300": 266_200, "lenet5": 430_500}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Far:
+    """How far a paper went: its name, the share of weights it left, and its error on MNIST in per cent."""
+
+    paper: str
+    kept: float
+    error: float
+
+
+FAR = {
+    "lenet300": (
+        Far(paper="dynamic network surgery, 56x", kept=1 / 56, error=1.99),
+        Far(paper="variational dropout, 98.5 %", kept=0.015, error=1.9),
+    ),
+    "lenet5": (
+        Far(paper="dynamic network surgery, 108x", kept=1 / 108, error=0.91),
+        Far(paper="variational dropout, 99.6 %", kept=0.004, error=0.8),
+    ),
+}
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Every figure of the line."""
+    for name in ("mnist", "fashion-mnist"):
+        try:
+            data = datasets.load(name, augment=False)
+        except DataError as reason:
+            yield skipped(f"1 {name}", str(reason))
+            continue
+        for network in ("lenet300", "lenet5"):
+            yield from pruned(network, data, far=name == "mnist")
+        if name == "mnist":
+            yield from orderings(data)
+
+
+def pruned(name: str, data: Data, *, far: bool) -> Iterator[Row]:
+    """12x against the dense control over three seeds, then the sparsities of other papers."""
+    case, start = f"1 {data.name}, {name}", [dense(name, data, seed) for seed in SEEDS]
+    yield from _row(f"{case}, dense", Errors(each=tuple(error(n, data) for n in start)))
+    control = Errors(
+        each=tuple(error(trained(n, data, [only(RETRAIN)], f"{_at(name, data, s)}/control", seed=s), data) for s, n in enumerate(start))
+    )
+    yield from _row(f"{case}, dense control", control)
+    found = [trained(n, data, [_phase(1 - 1 / 12, RETRAIN)], f"{_at(name, data, s)}/12x", seed=s) for s, n in enumerate(start)]
+    errors = Errors(each=tuple(error(n, data) for n in found))
+    left, total = stored(found[0])
+    yield Row(case=f"{case}, 12x", figure="weights stored / all", value=total / left, unit="x")
+    yield Row(case=f"{case}, 12x", figure="test error", value=errors.mean, unit="%", seeds=3, spread=errors.spread)
+    yield at_most(
+        f"{case}, 12x",
+        "test error - control's",
+        errors.mean - control.mean,
+        0.05,
+        "points",
+        peer="dense control",
+        seeds=3,
+        spread=errors.spread,
+    )
+    for paper in FAR[name] if far else ():
+        label = f"{1 / paper.kept:.0f}x"
+        found = [trained(n, data, [_phase(1 - paper.kept, LONG)], f"{_at(name, data, s)}/{label}", seed=s) for s, n in enumerate(start)]
+        errors = Errors(each=tuple(error(n, data) for n in found))
+        yield Row(
+            case=f"{case}, {label}",
+            figure="test error",
+            value=errors.mean,
+            unit="%",
+            peer=f"{paper.paper}: {paper.error} %",
+            seeds=3,
+            spread=errors.spread,
+        )
+
+
+def dense(name: str, data: Data, seed: int) -> Network:
+    """The network to begin with."""
+    return trained(fresh(name, seed, SHAPE), data, [only(DENSE)], f"{_at(name, data, seed)}/dense", seed=seed)
+
+
+def _phase(sparsity: float, training: Training) -> Phase:
+    return Phase(techniques=(Prune(sparsity=sparsity, schedule="cubic"),), training=training)
+
+
+def _at(name: str, data: Data, seed: int) -> str:
+    return f"{data.name}/{name}/{seed}"
+
+
+def _row(case: str, errors: Errors) -> Iterator[Row]:
+    yield Row(case=case, figure="test error", value=errors.mean, unit="%", seeds=len(errors.each), spread=errors.spread)
+
+
+# ── Han et al. 2015, figure 5 ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class L1(Technique):
+    """``strength · Σ|w|`` over the weights, added to the loss: the regularisation of Han's L1 curves."""
+
+    stage: ClassVar[Stage] = "loss"
+
+    strength: float = 1e-5
+
+    def attach(self, network: Network, context: Context) -> Attached:
+        return Penalised(self.strength, network)
+
+
+class Penalised(Attached):
+    """The penalty at work."""
+
+    def __init__(self, strength: float, network: Network) -> None:
+        self.strength, self.network = strength, network
+
+    def loss(self, batch: Batch, outputs: tuple[Tensor, ...], task: Tensor) -> Tensor:
+        return task + self.strength * sum(w.abs().sum() for w in self.network.parameters().values() if w.dim() > 1)
+
+
+CURVE = (0.8, 0.9, 0.95, 0.97, 0.98)
+FREE = (0.3, 0.5, 0.6, 0.7, 0.8)
+SHORT = replace(RETRAIN, epochs=10)
+L1_DENSE, L1_SHORT = (replace(each, weight_decay=0.0) for each in (DENSE, SHORT))
+
+
+def orderings(data: Data) -> Iterator[Row]:
+    """The four orderings of figure 5, as means over the sparsities of the curves and three seeds (LeNet-300-100)."""
+    curves: dict[str, list[float]] = {}
+    for seed in SEEDS:
+        at = f"{data.name}/orderings/{seed}"
+        network = fresh("lenet300", seed, SHAPE)
+        l2 = trained(network, data, [only(DENSE)], f"{at}/l2", seed=seed)
+        l1 = trained(network, data, [Phase(techniques=(L1(),), training=L1_DENSE)], f"{at}/l1", seed=seed)
+        for share in FREE:
+            for label, start in (("L1, not retrained", l1), ("L2, not retrained", l2)):
+                done = trained(start, data, [_one_shot(share)], f"{at}/{label[:2]}-free-{share}", seed=seed)
+                curves.setdefault(label, []).append(error(done, data))
+        for share in CURVE:
+            for label, start, phase in (
+                ("L1, retrained with L1", l1, _one_shot(share, L1_SHORT, L1())),
+                ("L2, retrained with L2", l2, _one_shot(share, SHORT)),
+                ("L1, retrained with L2", l1, _one_shot(share, SHORT)),
+                ("L2, iterative", l2, Phase(techniques=(Prune(sparsity=share, schedule="iterative"),), training=SHORT)),
+            ):
+                done = trained(start, data, [phase], f"{at}/{label.replace(', ', '-').replace(' ', '-')}-{share}", seed=seed)
+                curves.setdefault(label, []).append(error(done, data))
+    means = {label: mean(found) for label, found in curves.items()}
+    for label, value in means.items():
+        yield Row(case="1 mnist, Han's figure 5", figure=f"mean test error, {label}", value=value, unit="%", seeds=3)
+    for text, less, more in (
+        ("1: not retrained, L1 below L2", "L1, not retrained", "L2, not retrained"),
+        ("2: retrained, L2 below L1", "L2, retrained with L2", "L1, retrained with L1"),
+        ("3: L1 then L2 not below L2 then L2", "L2, retrained with L2", "L1, retrained with L2"),
+        ("4: L2 iterative below all others", "L2, iterative", "L2, retrained with L2"),
+    ):
+        gap = means[less] - means[more]
+        yield at_most("1 mnist, Han's figure 5", text, gap, 0.0, "points", seeds=3)
+
+
+def _one_shot(sparsity: float, training: Training | None = None, *more: Technique) -> Phase:
+    settings: dict[str, Any] = {} if training is None else {"training": training}
+    return Phase(techniques=(Prune(sparsity=sparsity, schedule="one_shot"), *more), **settings)
+
+
+if __name__ == "__main__":
+    for each in rows(False):
+        print(line(each), flush=True)
