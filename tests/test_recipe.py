@@ -76,7 +76,7 @@ def test_a_file_in_full(tmp_path: Path) -> None:
     assert found.folder == tmp_path
     save(found, tmp_path / "again.toml")
     assert load(tmp_path / "again.toml") == found
-    assert "sparsity" not in (tmp_path / "again.toml").read_text()  # 0.9 is the default
+    assert "allocation" not in (tmp_path / "again.toml").read_text()  # "global" is the default
 
 
 def test_a_flat_list_is_sorted_into_phases() -> None:
@@ -118,7 +118,7 @@ trainings = st.builds(
 )
 names = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=3).map(lambda n: tuple(x + "*" for x in n))
 techniques = st.one_of(
-    st.builds(Prune, sparsity=st.floats(0, 0.99), scope=st.sampled_from(["global", "layer"]), exclude=names),
+    st.builds(Prune, sparsity=st.none() | st.floats(0, 0.99), allocation=st.sampled_from(["global", "uniform", "erk"]), exclude=names),
     st.builds(Distill, temperature=st.floats(0.1, 20), alpha=st.floats(0, 1), teacher=st.none() | st.just("teacher.pt2")),
     st.builds(Quantize),
 )

@@ -12,7 +12,7 @@ from karui.graph.network import Network
 from karui.testing.techniques import check_technique
 
 SETTINGS = {
-    "prune.weights": [{"sparsity": 0.5}, {"sparsity": 0.5, "schedule": "iterative", "scope": "layer", "exclude": ("conv1",)}],
+    "prune.weights": [{"sparsity": 0.5}, {"sparsity": 0.5, "schedule": "iterative", "allocation": "uniform", "exclude": ("conv1",)}],
     "prune.channels": [{"pruning_ratio": 0.25}],
     "quantize.int8": [{"exclude": ("conv2",)}, {"learn_scales": True, "observer": "percentile"}],
 }

@@ -145,7 +145,7 @@ def test_another_loss_is_refused_and_the_same_one_is_not(tmp_path: Path) -> None
 
 def test_another_rule_is_refused(tmp_path: Path) -> None:
     def phases(power: int) -> list[Phase]:
-        return [Phase(techniques=(Prune(sparsity=0.5, importance=lambda w: w.abs() ** power),))]
+        return [Phase(techniques=(Prune(sparsity=0.5, importance=lambda seen: seen.weight.abs() ** power),))]
 
     run_phases(tiny.network(), tiny.data(), phases(2), directory=tmp_path)
     run_phases(tiny.network(), tiny.data(), phases(2), directory=tmp_path)

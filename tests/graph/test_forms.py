@@ -25,6 +25,15 @@ def test_mask_zeroes_value_and_gradient() -> None:
     assert torch.equal(K.mask(w, mask), y)  # a bool mask is a mask too
 
 
+def test_a_dense_mask_lets_the_whole_gradient_through() -> None:
+    w, mask = weight(), (weight(1, False) > 0).float()
+    g = weight(2, False)
+    y = K.mask(w, mask, True)
+    assert torch.equal(y, K.mask(w, mask))
+    (y * g).sum().backward()
+    assert torch.equal(w.grad, g)
+
+
 def by_definition(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, qmin: int, qmax: int, axis: int | None) -> torch.Tensor:
     shape = [1] * x.dim()
     if axis is not None:
@@ -104,6 +113,7 @@ def test_binarize(scale: torch.Tensor | None) -> None:
 
 CASES: list[tuple[Any, tuple[Any, ...]]] = [
     (K.mask.default, (weight(), torch.ones(SHAPE))),
+    (K.mask.default, (weight(), torch.ones(SHAPE), True)),
     (K.fake_quantize.default, (weight(), torch.full((4,), 0.1, requires_grad=True), torch.zeros(4), -127, 127, 0)),
     (K.fake_quantize.default, (weight(), torch.tensor(0.1), torch.tensor(1.0), -128, 127, None)),
     (K.binarize.default, (weight(), torch.ones(4, requires_grad=True))),

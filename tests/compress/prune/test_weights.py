@@ -1,11 +1,19 @@
 import time
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
-from karui.compress.prune.weights import Prune, largest
+from karui.analyse.cost import measure
+from karui.compress.prune.allocation import GRID
+from karui.compress.prune.evidence import Evidence
+from karui.compress.prune.weights import Prune
 from karui.errors import RecipeError
 from karui.graph import edit
+from karui.graph.doors.torch import capture
+from karui.lower import lower
+from karui.program.check_weight import block_mask, spread_blocks
 from tests.compress.tiny import context, data, small, train
 
 WEIGHTS = ("conv1.weight", "deep.weight", "conv2.weight", "fc1.weight", "fc2.weight")
@@ -27,9 +35,9 @@ def test_after_training_the_smallest_weights_of_all_layers_go() -> None:
     assert all((edit.value_of(network, n) == 0).sum() == zeros(network, n) for n in WEIGHTS)
 
 
-def test_scope_layer_gives_each_the_same_sparsity() -> None:
+def test_uniform_gives_each_the_same_sparsity() -> None:
     network = small()
-    facts = Prune(sparsity=0.5, scope="layer").attach(network, context(network)).finish()
+    facts = Prune(sparsity=0.5, allocation="uniform").attach(network, context(network)).finish()
     assert all(value == pytest.approx(0.5, abs=0.05) for value in facts["layers"].values())
 
 
@@ -115,27 +123,36 @@ def test_a_resumed_run_is_bit_equal(stop: int, schedule: str) -> None:
         assert torch.equal(tensor, resumed.state()[name]), name
 
 
-def test_equal_scores_are_counted_exactly() -> None:
-    scores = torch.tensor([1.0, 0.0, 1.0, 1.0, 2.0, 1.0])
-    for drop in range(7):
-        assert int((~largest(scores, drop)).sum()) == drop
-    assert largest(scores, 3).tolist() == [False, False, False, True, True, True]
-
-
-def test_a_large_global_cut_is_fast() -> None:
-    scores = torch.rand(25_000_000)
-    start = time.process_time()
-    keep = largest(scores, 22_500_000)
-    assert time.process_time() - start < 1
-    assert int(torch.count_nonzero(keep)) == 2_500_000
+def test_a_cut_of_25_million_weights_takes_less_than_a_second() -> None:
+    module = nn.Sequential(
+        nn.Linear(2500, 2500), nn.Linear(2500, 2500), nn.Unflatten(1, (100, 5, 5)), nn.Conv2d(100, 1280, 3), nn.Conv2d(1280, 1080, 3)
+    )
+    network = capture(module, torch.randn(2, 2500)).eval()
+    pruning = Prune(schedule=lambda progress, final: 0.0).attach(network, context(network, steps=10))
+    assert 25e6 < sum(each.mask(network).numel() for each in pruning.masked) < 27e6
+    for sparsity in (0.8, 0.9):  # the second cut finds most of them gone
+        start = time.process_time()
+        pruning.cut(sparsity)
+        assert time.process_time() - start < 1
+        assert zeros(network, "0.weight") > (sparsity - 0.3) * 2500 * 2500
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sparsity": 1.0}, "sparsity"),
-        ({"scope": "net"}, "scope"),
+        ({"sparsity": 1.0}, r"sparsity: expected the share of zeros in \[0, 1\), got 1\.0"),
+        ({"sparsity": -0.1}, "sparsity"),
+        ({"sparsity": float("nan")}, "sparsity"),
+        ({"macs": 0.0}, "macs: expected the share"),
+        ({"macs": 0.5, "sparsity": 0.5}, "macs: the amount is set already, by sparsity"),
+        ({"macs": 0.5, "pattern": "2:4"}, "macs: the amount is set already, by pattern"),
+        ({"pattern": "2:4", "sparsity": 0.75}, r"sparsity: pattern 2:4 gives 0\.5, got 0\.75"),
+        ({"pattern": "4"}, "'4' is no pattern: use 'element'"),
+        ({"pattern": "2:4", "regrow": "gradient"}, "regrow: 'gradient' moves whole units"),
+        ({"allocation": "net"}, "allocation: 'net' is unknown"),
+        ({"regrow": "often"}, "regrow: expected one of never, latent, gradient"),
         ({"rounds": 0}, "rounds"),
+        ({"samples": 0}, "samples"),
         ({"schedule": "soon"}, "schedule"),
         ({"importance": "x"}, "importance"),
         ({"include": [1]}, "include"),
@@ -148,8 +165,121 @@ def test_settings_are_checked(settings, message) -> None:
 
 def test_an_importance_of_the_users_own() -> None:
     network = small()
-    Prune(sparsity=0.5, importance=lambda w: -w.abs()).attach(network, context(network))
+    Prune(sparsity=0.5, importance=lambda seen: -seen.weight.abs()).attach(network, context(network))
     w, mask = network.get("fc1.weight").detach().abs(), network.get("fc1.weight_mask")
     assert w[mask == 0].mean() > w[mask == 1].mean()
-    with pytest.raises(RecipeError, match="importance: gave 1 scores"):
-        Prune(importance=lambda w: w.sum().reshape(1)).attach(small(), context(network))
+    for rule, told in [
+        (lambda seen: seen.weight.sum().reshape(1), r"gave shape \[1\] for the \[8, 1, 3, 3\] weights of 'conv1.weight'"),
+        (lambda seen: 1.0, "gave a float"),
+        (lambda seen: seen.weight / 0, "gave a score that is not finite for 'conv1.weight'"),
+    ]:
+        with pytest.raises(RecipeError, match=told):
+            Prune(importance=rule).attach(small(), context(network))
+
+
+def test_an_allocation_of_the_users_own() -> None:
+    network = small()
+    facts = (
+        Prune(sparsity=0.5, allocation=lambda layers, s: [0.25 if "conv" in each.name else 1.0 for each in layers])
+        .attach(network, context(network))
+        .finish()
+    )
+    assert facts["layers"]["conv2.weight"] == 0.25
+    assert zeros(network, "fc2.weight") == network.get("fc2.weight").numel() - 1
+
+
+# ── patterns ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("pattern", ["1x4", "4x1", "8x4"])
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+def test_blocks_leave_as_one(pattern: str, allocation: str) -> None:
+    network = small()
+    facts = Prune(sparsity=0.5, pattern=pattern, allocation=allocation, include="fc*").attach(network, context(network)).finish()
+    assert facts["sparsity"] == pytest.approx(0.5, abs=0.02)
+    rows, columns = map(int, pattern.split("x"))
+    (stored,) = (each for each in lower(network).weights.values() if each.name == "fc1.weight")
+    mask = stored.support.mask.reshape(12, -1)
+    blocks = block_mask(mask, rows, columns)
+    assert (spread_blocks(blocks, rows, columns, mask.shape) == mask).all()
+    assert 0 < blocks.sum() < blocks.size
+
+
+def test_two_of_four_and_what_it_does_not_divide() -> None:
+    network, told = small(), []
+    facts = Prune(pattern="2:4").attach(network, replace(context(network), report=told.append)).finish()
+    assert facts["sparsity"] == 0.5
+    assert facts["layers"] == {"conv2.weight": 0.5, "fc1.weight": 0.5, "fc2.weight": 0.5}
+    assert facts["whole"].keys() == {"conv1.weight", "deep.weight"}
+    assert "'conv1.weight' is left whole: its 1 input channels are no multiple of 4" in told
+    assert edit.forms_on(network, "conv1.weight") == []
+    runs = network.get("fc2.weight_mask").reshape(-1, 4)
+    weights = small().get("fc2.weight").detach().abs().reshape(-1, 4)
+    assert (runs.sum(1) == 2).all()
+    assert ((weights * runs).amax(1) == weights.amax(1)).all()
+    with pytest.raises(RecipeError, match=r"pattern: 2:4 fits no chosen layer of 'small': conv1.weight: its 1 input channels"):
+        Prune(pattern="2:4", include="conv1").attach(small(), context(network))
+
+
+def test_a_pattern_after_elements_brings_nothing_back() -> None:
+    for pattern in ("1x4", "2:4"):
+        network = small()
+        Prune(sparsity=0.4, include="fc1").attach(network, context(network)).finish()
+        first = network.get("fc1.weight_mask").clone()
+        facts = Prune(pattern=pattern, sparsity=None if ":" in pattern else 0.6, include="fc1").attach(network, context(network)).finish()
+        assert (network.get("fc1.weight_mask") <= first).all()
+        assert facts["sparsity"] >= (0.5 if ":" in pattern else 0.58)
+
+
+def test_the_amount_by_macs() -> None:
+    network = small()
+    dense = {row.name: row.macs for row in measure(network).rows}
+    facts = Prune(macs=0.4, allocation="uniform").attach(network, context(network)).finish()
+    assert facts["macs"] == pytest.approx(0.4, abs=0.02)
+    left = sum(dense[name.removesuffix(".weight")] * (1 - sparsity) for name, sparsity in facts["layers"].items())
+    assert left / sum(dense[name.removesuffix(".weight")] for name in facts["layers"]) == pytest.approx(facts["macs"])
+
+
+def test_layers_that_would_vanish_are_told() -> None:
+    network, told = small(), []
+    Prune(sparsity=0.99, allocation="uniform").attach(network, replace(context(network), report=told.append)).finish()
+    assert any("'fc2.weight' would be pruned to nothing: its best element stays" in each for each in told)
+    assert zeros(network, "fc2.weight") == network.get("fc2.weight").numel() - 1
+
+
+def test_movement_needs_training() -> None:
+    network = small()
+    for settings, steps in [({}, 0), ({"schedule": "one_shot"}, 10)]:
+        with pytest.raises(RecipeError, match="importance: 'movement' is known after some training only"):
+            Prune(importance="movement", **settings).attach(small(), context(network, steps=steps))
+
+
+def test_movement_is_summed_over_the_steps() -> None:
+    network, on = small(), data()
+    moving = Prune(sparsity=0.5, importance="movement", schedule=lambda p, s: 0.0).attach(network, context(network, steps=10, on=on))
+    expected = torch.zeros(12, 128)
+    optimizer = torch.optim.SGD(network.parameters().values(), lr=0.1)
+    for step, batch in enumerate(on.train.batches(16, seed=0)):
+        moving.step(step / 10)
+        optimizer.zero_grad()
+        on.loss(network(*batch.inputs), batch.targets).backward()
+        moving.after_backward(step / 10)
+        expected -= network.get("fc1.weight").detach() * network.get("fc1.weight").grad
+        optimizer.step()
+    torch.testing.assert_close(moving.moved["fc1.weight"], expected)
+    moving.finish()
+    kept = network.get("fc1.weight_mask") != 0
+    assert expected[kept].mean() > expected[~kept].mean()
+
+
+def test_sensitivity_measures_each_layer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, ...]] = []
+    measured = Evidence.loss
+    monkeypatch.setattr(Evidence, "loss", lambda self, values: calls.append(tuple(values)) or measured(self, values))
+    network = small()
+    pruning = Prune(sparsity=0.6, allocation="sensitivity", schedule="cubic").attach(network, context(network, steps=20))
+    for step in range(20):
+        pruning.step(step / 20)
+    assert pruning.finish()["sparsity"] == pytest.approx(0.6, abs=0.02)
+    assert len(calls) == 1 + len(WEIGHTS) * (len(GRID) - 1)
+    assert calls.count(()) == 1

@@ -117,6 +117,13 @@ class Units:
         return ""
 
     @cached_property
+    def size(self) -> int | Tensor:
+        """How many weights leave with a unit: one number, or ``sizes`` where blocks at the edges are cut off."""
+        rows = self.layout.shape[self.layout.order[0]]
+        cut_off = rows % self.pattern.rows or (prod(self.layout.shape) // rows) % self.pattern.columns
+        return self.sizes if cut_off else self.pattern.m - self.pattern.n or self.pattern.rows * self.pattern.columns
+
+    @cached_property
     def sizes(self) -> Tensor:
         """How many weights leave with each unit: float32 ``[units]``."""
         return self._sums(torch.ones(self.layout.shape))
@@ -124,7 +131,7 @@ class Units:
     def scores(self, weights: Tensor) -> Tensor:
         """``[units]``: what each unit's weights (of n:m: those that would leave) are worth on average. weights: of the weight's shape."""
         if self.pattern == Pattern():
-            return self.layout.matrix(weights).flatten()
+            return weights.flatten()  # in any order: each is its own unit, and 25 million need no copy
         if self.pattern.m:
             runs = self.layout.matrix(weights).reshape(-1, self.pattern.m)
             return runs.sort(dim=1).values[:, : self.pattern.m - self.pattern.n].mean(1)
@@ -132,13 +139,13 @@ class Units:
 
     def mask(self, stays: Tensor, weights: Tensor) -> Tensor:
         """Which weights stay (bool, the weight's shape), given which units do (bool ``[units]``); n:m asks ``weights`` for the best n."""
+        if self.pattern == Pattern():
+            return stays.reshape(self.layout.shape)
         matrix = self.layout.matrix(weights)
         if self.pattern.m:
             runs = matrix.reshape(-1, self.pattern.m)
             weak = runs.argsort(dim=1, stable=True)[:, : self.pattern.m - self.pattern.n]
             kept = torch.ones_like(runs, dtype=torch.bool).scatter_(1, weak, False) | stays[:, None]
-        elif self.pattern == Pattern():
-            kept = stays
         else:
             high, wide = self._grid(matrix)
             spread = stays.reshape(high, wide).repeat_interleave(self.pattern.rows, 0).repeat_interleave(self.pattern.columns, 1)
