@@ -11,6 +11,7 @@ import karui
 from karui import api
 from karui.errors import BudgetError, DataError, RecipeError, RunError
 from karui.export.targets import targets
+from karui.finetune.evaluate import score
 from karui.program import codec, interpreter
 from karui.report import record
 from karui.run import host
@@ -150,6 +151,20 @@ def test_an_export_lies_in_the_run_or_beside_the_file(result: api.Result, tmp_pa
 
 def test_targets_are_found_by_their_files() -> None:
     assert {"c", "device", "onnx"} <= set(targets())
+
+
+def test_what_a_layer_bears_by_itself_it_bears(tmp_path: Path) -> None:
+    """The scan's levels, as techniques: one layer at its level costs what the scan said, on the validation part."""
+    found = karui.sensitivity(flow.network(), flow.data(), levels=(0.3, 0.6, 0.9), drop=2.0, out=tmp_path / "run")
+    levels = found.record.levels()
+    assert levels.keys() <= {"conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight"} and levels["fc1.weight"] >= 0.6
+    network = flow.network()
+    with karui.attach(network, [karui.Prune(sparsity=levels["fc1.weight"], include="fc1")], steps=0, data=flow.data()):
+        pass
+    row = next(row for row in found.record.rows if row.layer == "fc1.weight")
+    (value,) = (cell.value for cell in row.cells if cell.level == levels["fc1.weight"])
+    assert value == score(network, flow.data().validation, flow.data().metric) >= found.record.baseline - 2.0
+    assert (found.folder / "sensitivity.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_an_impossible_budget_says_which_limit_and_what_came_nearest(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from karui.api import Result as Result
     from karui.api import compress as compress
+    from karui.api import sensitivity as sensitivity
     from karui.budget import Budget as Budget
     from karui.budget import Cost as Cost
     from karui.compress.distill.hinton import Distill as Distill
@@ -52,6 +53,7 @@ _HOMES = {
     "Training": "karui.finetune.loop",
     "attach": "karui.finetune.session",
     "capture": "karui.graph.doors.torch",
+    "sensitivity": "karui.api",
 }
 
 __all__ = [  # noqa: F822 (some come through __getattr__)
@@ -77,6 +79,7 @@ __all__ = [  # noqa: F822 (some come through __getattr__)
     "attach",
     "capture",
     "compress",
+    "sensitivity",
 ]
 
 

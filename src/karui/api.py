@@ -12,6 +12,7 @@ from karui import datasets, evidence, resolve
 from karui.analyse.cost import Report, measure
 from karui.analyse.memory import Peak, peak
 from karui.budget import Budget
+from karui.compress.prune.weights import Prune
 from karui.compress.technique import Technique
 from karui.data import Data
 from karui.errors import DataError, RecipeError
@@ -26,8 +27,11 @@ from karui.program import codec
 from karui.program.program import Program
 from karui.recipe import Recipe
 from karui.report import page, record
+from karui.report import sensitivity as scan_report
 from karui.report.record import Bench, Record
+from karui.report.sensitivity import Sensitivity
 from karui.run.runners import require_measurable
+from karui.search import sensitivity as pruned
 from karui.search.climb import choose, climb, unreachable
 from karui.search.ladder import Rung, ladder, long_steps
 from karui.search.trial import Setting, dense_control, files, lowered
@@ -133,6 +137,48 @@ def analyse(network: nn.Module | Network | str | Path, data: Data | str | None =
     """What a network costs: parameters, MACs, weight bytes and activation memory, per layer and in all."""
     captured = resolve.network_of(network, None if data is None else resolve.data_of(data))
     return Analysis(cost=measure(captured), peak=peak(captured))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitive:
+    """What ``sensitivity`` found. record: every figure; folder: the scan's directory, with the page and the same figures as JSON."""
+
+    record: Sensitivity
+    folder: Path
+
+
+def sensitivity(
+    network: nn.Module | Network | str | Path,
+    data: Data | str,
+    technique: pruned.Pruning | None = None,
+    *,
+    levels: Sequence[float] | None = None,
+    samples: int = 2000,
+    drop: float = 0.5,
+    out: str | Path | None = None,
+    seed: int = 0,
+    command: str = "",
+    progress: Progress = SILENT,
+) -> Sensitive:
+    """How much of each layer can be pruned by itself, without training: the score on the validation part for every layer and level.
+
+    Han et al. 2015, "Learning both weights and connections for efficient neural networks", fig. 6. technique: how (``Prune()``; its
+    pattern, importance and choice of layers count, its sparsity and schedule don't), or ``PruneChannels()`` for whole channels. levels:
+    shares in (0, 1). samples: of the validation part, evenly spaced. drop: what a level may cost, in the metric's unit, for the layer to
+    bear it. out: the scan's directory (``runs/NAME-sensitivity``); the same call on it goes on where it stopped, and may ask for other
+    levels and layers. Raises RecipeError for settings that make no sense and data that doesn't fit, RunError for another scan's directory.
+    """
+    if not 0 <= drop < float("inf"):
+        raise RecipeError(f"drop: expected what a layer may cost, 0 or more, got {drop}")
+    data = resolve.data_of(data).without_test()
+    original = resolve.network_of(network, data).copy().eval()
+    _check_finite(original)
+    subject = pruned.subject_of(original, data, technique or Prune(), levels, samples, seed)
+    run = Run.create(out or Path("runs") / f"{_checked_name(original.name)}-sensitivity", pruned.config(subject))
+    with run.lock():
+        facts = pruned.record(subject, pruned.scanned(subject, run, progress), drop, command)
+        scan_report.write(facts, run.directory)
+    return Sensitive(record=facts, folder=run.directory)
 
 
 def export(run: str | Path, to: Sequence[str] = ("c", "onnx", "device"), out: str | Path | None = None) -> dict[str, Artifact]:

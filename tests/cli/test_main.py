@@ -14,9 +14,12 @@ import pytest
 import karui
 from karui.budget import Budget
 from karui.cli import listing, main, sizes
+from karui.compress.prune.channels import PruneChannels
+from karui.compress.prune.weights import Prune
 from karui.errors import BudgetError, KaruiError, RecipeError
 from karui.report import record
 from tests.report.sample import sample
+from tests.report.test_sensitivity import facts
 
 RECIPE = """
 network = "zoo:lenet5"
@@ -47,6 +50,10 @@ class FakeApi(SimpleNamespace):
     def demo(self, *args: Any, **kwargs: Any) -> Any:
         self._called("demo", *args, **kwargs)
         return SimpleNamespace(record=record.of(sample()), folder=self.folder)
+
+    def sensitivity(self, *args: Any, **kwargs: Any) -> Any:
+        self._called("sensitivity", *args, **kwargs)
+        return SimpleNamespace(record=facts(), folder=self.folder)
 
     def bench(self, *args: Any) -> Any:
         self._called("bench", *args)
@@ -83,6 +90,19 @@ def test_compress_passes_every_option_on(api: FakeApi, capsys: pytest.CaptureFix
     assert "inside the budget" in capsys.readouterr().out
 
 
+def test_sensitivity_passes_every_option_on(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "sensitivity zoo:lenet5 -d digits -o run --pattern 1x4 --importance wanda --levels 0.5,0.9 --include conv*,fc1 --exclude conv2"
+    assert main([*words.split(), *"--samples 300 --drop 1.5 --seed 3 -q".split()]) == 0
+    ((_, args, kwargs),) = api.calls
+    assert args == ("zoo:lenet5", "digits", Prune(pattern="1x4", importance="wanda", include=("conv*", "fc1"), exclude="conv2"))
+    assert (kwargs["levels"], kwargs["samples"], kwargs["drop"], kwargs["seed"]) == ([0.5, 0.9], 300, 1.5, 3)
+    assert kwargs["out"] == Path("run") and kwargs["command"].startswith("karui ")
+    out = capsys.readouterr().out
+    assert "blocks.0.conv1" in out and "91.55" in out and str(api.folder / "sensitivity.html") in out
+    assert main("sensitivity zoo:lenet5 -d digits --structure channels -q".split()) == 0
+    assert api.calls[1][1][2] == PruneChannels() and api.calls[1][2]["levels"] is None and api.calls[1][2]["out"] is None
+
+
 def test_options_go_over_the_recipe(api: FakeApi, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE)
@@ -94,7 +114,8 @@ def test_options_go_over_the_recipe(api: FakeApi, tmp_path: Path) -> None:
 
 
 def test_json_is_all_that_stdout_holds(api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["demo", "--json"], ["report", str(tmp_path), "--json"], ["bench", str(tmp_path), "--json"]):
+    scan = ["sensitivity", "zoo:lenet5", "-d", "digits", "--json"]
+    for words in (["demo", "--json"], ["report", str(tmp_path), "--json"], ["bench", str(tmp_path), "--json"], scan):
         assert main(words) == 0
         facts = json.loads(capsys.readouterr().out)
         assert facts
@@ -149,6 +170,14 @@ def test_debug_shows_the_traceback(api: FakeApi, monkeypatch: pytest.MonkeyPatch
         (["compress", "-n", "a", "-d", "b", "--bytes", "many"], "--bytes: 'many' is not a size"),
         (["list", "colours"], "'colours' is none of"),
         (["export"], "run"),
+        (["sensitivity"], "network"),
+        (["sensitivity", "zoo:lenet5"], "data (--data NAME) is needed"),
+        (["sensitivity", "zoo:lenet5", "-d", "digits", "--levels", "half"], "--levels: 'half' is no list of shares"),
+        (["sensitivity", "zoo:lenet5", "-d", "digits", "--samples", "few"], "--samples"),
+        (["sensitivity", "zoo:lenet5", "-d", "digits", "--structure", "bits"], "expected weights or channels, got 'bits'"),
+        (["sensitivity", "zoo:lenet5", "-d", "digits", "--structure", "channels", "--pattern", "2:4"], "whole channels have none"),
+        (["sensitivity", "zoo:lenet5", "-d", "digits", "--pattern", "big"], "'big' is no pattern"),
+        (["sensitivity", "zoo:lenet5", "-d", "digits", "--importance", "luck"], "'luck'"),
     ],
 )
 def test_mistakes_of_the_call(api: FakeApi, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,7 +202,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["--help"]):
         assert main(words) == 0
         out = capsys.readouterr().out
-        assert all(verb in out for verb in ("compress", "analyse", "export", "bench", "report", "demo", "list"))
+        assert all(verb in out for verb in ("compress", "analyse", "sensitivity", "export", "bench", "report", "demo", "list"))
 
 
 def test_help_answers_in_half_a_second() -> None:

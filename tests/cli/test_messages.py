@@ -104,6 +104,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("compress -n user:network -d user:broken_data -o run", "no such table"),
         ("compress -n user:odd -d user:data -o run", "svd"),
         ("compress -n user:branching -d user:data -o run", "user.py"),
+        ("sensitivity user:network -d user:data -o run --levels 0.5,1.5", "got 1.5"),
+        ("sensitivity user:network -d user:data -o run --include 0,hed", "'hed'"),
+        ("sensitivity user:network -d user:data -o run --samples 0", "samples"),
+        ("sensitivity user:network -d user:data -o .", "not a karui run"),
+        ("sensitivity user:network -d user:nan_data -o run", "NaN"),
+        ("sensitivity zoo:lenet5 -d user:data -o run", "takes float32 [1, 28, 28]"),
+        ("sensitivity none.pt2 -d user:data -o run", "none.pt2"),
         ("analyse zoo:lenet6", "lenet5"),
         ("analyse noise.pt2", "noise.pt2"),
         ("export none --to c", "none"),
@@ -116,7 +123,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_message(here: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path for path in here.rglob("*") if "__pycache__" not in path.parts}
-    code = main([*words.split(), *(["-q"] if words.startswith("compress") else [])])
+    code = main([*words.split(), *(["-q"] if words.startswith(("compress", "sensitivity")) else [])])
     captured = capsys.readouterr()
     lines = captured.err.strip().splitlines()
     assert code in (1, 2), captured.err
@@ -125,7 +132,7 @@ def test_message(here: Path, words: str, message: str, capsys: pytest.CaptureFix
     assert captured.out == ""
     left = {path.name for path in here.rglob("*") if path.is_file() and "__pycache__" not in path.parts} - {path.name for path in before}
     assert not any(workspace.TEMPORARY in name for name in left)
-    assert not left & {"report.json", "report.html", "program.karui", "model.c"}
+    assert not left & {"report.json", "report.html", "program.karui", "model.c", "sensitivity.json", "sensitivity.html", "cells.json"}
 
 
 def test_a_full_disk(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -380,3 +380,21 @@ def test_context_is_what_attach_all_gives() -> None:
     assert [context.steps for context in seen] == [10, 10]
     assert seen[0].seed != seen[1].seed
     assert seen[0].cost(network).params == sum(p.numel() for p in network.parameters().values())
+
+
+def test_a_compiled_network_is_compiled_anew_for_each_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Han's dropout changes a number in the graph; a second phase puts a mask on it."""
+    seen: list[str] = []
+    original = torch.compile
+
+    def eager(function: Any, **settings: Any) -> Any:
+        seen.append("compiled")
+        return original(function, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", eager)
+    network, compiled = tiny.network(), replace(SHORT, compile=True)
+    finetune(network, tiny.data(), compiled, attached(network, tiny.Lean()))
+    first = len(seen)
+    prune = Prune(sparsity=0.5, schedule="one_shot", adjust_dropout=False)
+    finetune(network, tiny.data(), compiled, attached(network, prune))
+    assert (first, len(seen)) == (1, 2)

@@ -16,6 +16,8 @@ from karui.errors import RecipeError
 
 if TYPE_CHECKING:
     from karui.api import Result
+    from karui.compress.prune.channels import PruneChannels
+    from karui.compress.prune.weights import Prune
     from karui.finetune.progress import Progress
     from karui.recipe import Recipe
 
@@ -108,6 +110,52 @@ def analyse(
 
 
 @app.command()
+def sensitivity(
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help="zoo:NAME, FILE.pt2 or package.module:function")],
+    data: Annotated[str | None, typer.Option("--data", "-d", help="a data set's name or package.module:function")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="RUN", help="the scan's folder; again: go on")] = None,
+    structure: Annotated[str, typer.Option(help="what is pruned: weights or channels")] = "weights",
+    pattern: Annotated[str | None, typer.Option(help="which weights leave together: element, 1x4, 2:4 (element)")] = None,
+    importance: Annotated[str | None, typer.Option(help="what is pruned first (magnitude; of channels: l2_norm)")] = None,
+    levels: Annotated[str | None, typer.Option(metavar="LIST", help="shares to prune, with commas: 0.5,0.9,0.95")] = None,
+    include: Annotated[str, typer.Option(metavar="LIST", help="names of layers or patterns, with commas")] = "*",
+    exclude: Annotated[str, typer.Option(metavar="LIST", help="as --include, for those to leave out")] = "",
+    samples: Annotated[int, typer.Option(help="judge on that many of the validation part")] = 2000,
+    drop: Annotated[float, typer.Option(help="what a layer may cost, in the metric's unit")] = 0.5,
+    seed: Seed = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show how much each layer bears. Each is pruned by itself, without training, and judged on the validation part."""
+    from karui import api
+    from karui.report import sensitivity as report
+
+    if data is None:
+        raise RecipeError("sensitivity: data (--data NAME) is needed; 'karui list' shows what there is")
+    chosen = {"include": _split(include), "exclude": _split(exclude), "pattern": pattern, "importance": importance}
+    technique = _pruning(structure, {name: value for name, value in chosen.items() if value is not None})
+    shares = None if levels is None else _shares(levels)
+    with _progress(quiet) as progress:
+        found = api.sensitivity(
+            network,
+            data,
+            technique,
+            levels=shares,
+            samples=samples,
+            drop=drop,
+            out=out,
+            seed=seed or 0,
+            command=_command(),
+            progress=progress,
+        )
+    if as_json:
+        _print_json(report.to_dict(found.record) | {"folder": str(found.folder)})
+    else:
+        report.show(found.record, _console())
+        _print_pairs({"report": str(found.folder / report.PAGE_NAME)})
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or a .karui file")],
     to: Annotated[str, typer.Option(help="targets, with commas: karui list targets")] = "c,onnx,device",
@@ -117,8 +165,7 @@ def export(
     """Write the compressed network for a target."""
     from karui import api
 
-    names = [name for part in to.split(",") if (name := part.strip())]
-    artefacts = api.export(run, names, out)
+    artefacts = api.export(run, _split(to), out)
     written = {name: str(artefact.main) for name, artefact in artefacts.items()}
     if as_json:
         _print_json(written)
@@ -209,6 +256,31 @@ def _budget(plan: "Recipe", limits: Mapping[str, Any]) -> Budget:
         if name in given:
             given[name] = sizes.parse(given[name], f"--{name.replace('_', '-')}")
     return replace(plan.budget or Budget(), **given)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def _shares(text: str) -> list[float]:
+    """Numbers between commas; which of them make sense is for the api to say."""
+    try:
+        return [float(each) for each in _split(text)]
+    except ValueError as error:
+        raise RecipeError(f"--levels: '{text}' is no list of shares such as 0.5,0.9,0.95") from error
+
+
+def _pruning(structure: str, settings: Mapping[str, Any]) -> "Prune | PruneChannels":
+    """The technique that a scan tries on each layer."""
+    from karui.compress.prune.channels import PruneChannels
+    from karui.compress.prune.weights import Prune
+
+    if structure not in ("weights", "channels"):
+        raise RecipeError(f"--structure: expected weights or channels, got '{structure}'")
+    if structure == "channels" and "pattern" in settings:
+        raise RecipeError("--pattern: whole channels have none; leave it out, or use --structure weights")
+    return Prune(**settings) if structure == "weights" else PruneChannels(**settings)
 
 
 def _beside(plan: "Recipe", option: str | None) -> Path | None:

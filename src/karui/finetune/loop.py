@@ -150,11 +150,14 @@ def _forward(loop: _Loop) -> Callable[..., tuple[Tensor, ...]]:
         network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not loop.training.compile:
         return network.__call__
-    compiled = torch.compile(lambda *inputs: network(*inputs))
+    compiled: dict[str, Callable[..., tuple[Tensor, ...]]] = {}
 
     def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
+        text = network.module.code  # a form put on it, or a dropout's new rate, is new code; torch.compile itself wouldn't see it
         try:
-            return compiled(*inputs)
+            if text not in compiled:
+                compiled[text] = torch.compile(network.module.forward)
+            return compiled[text](*inputs)
         except Exception as error:  # the compiler's errors have no common class
             reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise ToolError(f"training: torch.compile failed ({reason}); install a C++ compiler, or set compile = false") from error

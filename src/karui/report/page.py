@@ -53,14 +53,7 @@ class LayerRow:
 def html(facts: Record | Mapping[str, Any]) -> str:
     """The page for a record (or its JSON form); FileError if that is no record."""
     record = of(facts)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("template.html").render(
+    return template("template.html").render(
         record=record,
         words=words,
         created=_date(record.created),
@@ -71,6 +64,18 @@ def html(facts: Record | Mapping[str, Any]) -> str:
         candidates=Markup(plots.candidates(record)),  # noqa: S704 (plots escapes what it is given)
         curves=Markup(plots.curves(record)),  # noqa: S704
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A page's template, from this folder; what is put into it is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name)
 
 
 def write(folder: Path) -> Path:
