@@ -45,6 +45,7 @@ format: $(READY) ## let ruff lay the code out
 bench: $(READY)  ## the benchmarks that measure again what the tables say
 	$(BIN)/python -m benchmarks.demo --quick --json runs/bench-demo.json
 	$(BIN)/python -m benchmarks.latency --quick --json runs/bench-latency.json
+	$(BIN)/python -m benchmarks.prune --quick --json runs/bench-prune.json
 
 clean:           ## what the chores left behind (runs/ stays)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

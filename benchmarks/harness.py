@@ -7,10 +7,11 @@ number of the line it answers; ``goal`` is the figure that was asked for, never 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from karui.errors import DataError
 from karui.run.machine import machine, versions
 from karui.run.measure import require_quiet
 from karui.workspace import atomic_write
@@ -51,25 +52,50 @@ def skipped(case: str, reason: str) -> Row:
     return Row(case=case, figure=f"skipped: {reason}", value=None)
 
 
-def main(name: str, measure: Callable[[bool], Iterable[Row]], *, timings: bool) -> None:
-    """Run a benchmark from the command line. timings: refuse a busy machine."""
+Measure = Callable[[bool], Iterable[Row]]
+
+
+def main(name: str, measure: Measure | Mapping[str, Measure], *, timings: bool | Collection[str]) -> None:
+    """Run a benchmark from the command line.
+
+    measure: gives the rows; or the numbers of the lines it answers, each with what gives its rows: then ``--only`` measures some and leaves
+    the others in the file as they are. timings: whether it refuses a busy machine, or which lines do.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--quick", action="store_true", help="measure the committed networks again, in under a minute")
     parser.add_argument("--json", type=Path, default=None, help="where to write the rows")
+    lines = measure if isinstance(measure, Mapping) else {}
+    parser.add_argument(
+        "--only", nargs="+", choices=list(lines), default=None, help="these lines; the file's others stay"
+    ) if lines else None
     arguments = parser.parse_args()
-    if timings:
+    only: list[str] | None = getattr(arguments, "only", None)
+    if timings is True or (timings and set(timings) & set(only or lines)):
         require_quiet()
+    kept = _others(arguments.json, only) if only and arguments.json else []
     rows = []
-    for row in measure(arguments.quick):
+    parts = [each for number, each in lines.items() if only is None or number in only] if isinstance(measure, Mapping) else [measure]
+    for row in (row for part in parts for row in part(arguments.quick)):
         print(line(row), flush=True)
         rows.append(row)
     command = " ".join(["python", "-m", f"benchmarks.{name}", *(["--quick"] if arguments.quick else [])])
-    found = {"machine": machine(), "versions": versions(), "command": command, "rows": [asdict(row) for row in rows]}
+    everything = sorted([*kept, *rows], key=lambda row: row.case.partition(" ")[0])
+    found = {"machine": machine(), "versions": versions(), "command": command, "rows": [asdict(row) for row in everything]}
     if arguments.json:
         atomic_write(arguments.json, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         if arguments.json.parent.resolve() == RESULTS:
-            atomic_write(arguments.json.with_suffix(".md"), table(found["machine"], command, rows))
+            atomic_write(arguments.json.with_suffix(".md"), table(found["machine"], command, everything))
     sys.exit(1 if any(row.ok is False for row in rows) else 0)
+
+
+def _others(file: Path, only: Collection[str]) -> list[Row]:
+    """The file's rows of other lines. Raises DataError if they are another machine's: one table is one machine."""
+    if not file.exists():
+        return []
+    held = json.loads(file.read_text(encoding="utf-8"))
+    if held["machine"] != machine():
+        raise DataError(f"'{file}' was measured on {held['machine']}; measure all lines here, without --only")
+    return [Row(**row) for row in held["rows"] if row["case"].partition(" ")[0] not in only]
 
 
 def line(row: Row) -> str:

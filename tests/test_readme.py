@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 KARUI = [sys.executable, "-m", "karui"]
+
+
+def blocks_of(page: Path) -> list[tuple[str, str]]:
+    """The blocks of a page: their language and their text."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+BLOCKS = blocks_of(README)
 
 
 def name_of(text: str) -> str | None:

@@ -1,7 +1,6 @@
 """Line 2: ResNet-20 and ResNet-8 on CIFAR-10: channels against torch-pruning, single weights, and which importance with which allocation.
 
-The dense networks are the zoo's. Seeds are those of the retraining. ``python -m benchmarks.prune.cifar`` does the trainings and prints the
-rows; ``python -m benchmarks.prune`` reads what they left.
+The dense networks are the zoo's. Seeds are those of the retraining.
 """
 
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.harness import Row, at_least, at_most, line, skipped
+from benchmarks.harness import Row, at_least, at_most, skipped
+from benchmarks.prune.kept import LINES, keep
 from benchmarks.prune.runs import SEEDS, Errors, error, only, trained
 from karui import datasets, zoo
 from karui.analyse.cost import measure
@@ -27,7 +27,7 @@ from karui.graph.doors.torch import capture
 from karui.graph.network import Network
 from karui.zoo import catalogue
 
-RETRAIN = Training(epochs=10, batch_size=128, lr=0.05, weight_decay=5e-4, schedule="onecycle", warmup=0.1, channels_last=True)
+RETRAIN = Training(epochs=7, batch_size=128, lr=0.05, weight_decay=5e-4, schedule="onecycle", warmup=0.1, channels_last=True)
 SHORT = replace(RETRAIN, epochs=0, steps=200, lr=0.02)
 CHANNELS: dict[str, Any] = {"importance": "taylor", "allocation": "global"}
 SPARSITY = 0.9  # of the table: where the rules differ
@@ -65,7 +65,11 @@ def resnet20(data: Data) -> Iterator[Row]:
     yield Row(case=f"{case}, channels", figure="accuracy above torch-pruning's", value=better, unit="points", goal="> 0", ok=better > 0)
     for percent, goal in ((70, 0.35), (90, None)):
         phase = Phase(techniques=(Prune(sparsity=percent / 100, schedule="cubic"),), training=RETRAIN)
-        lost = control - (100 - error(trained(dense, data, [phase], f"resnet20/sparse-{percent}"), data))
+        name = f"resnet20-sparse-{percent}"
+        sparse = trained(dense, data, [phase], f"resnet20/sparse-{percent}")
+        lost = control - (100 - error(sparse, data))
+        if name in LINES:
+            keep(name, sparse)
         figure = f"accuracy lost at {percent} % sparsity"
         if goal is None:
             yield Row(case=f"{case}, weights", figure=figure, value=lost, unit="points", peer="dense control")
@@ -124,8 +128,3 @@ def table(data: Data) -> Iterator[Row]:
     best = max(found, key=lambda key: found[key].mean)
     gain = found[best].mean - found["magnitude", "uniform"].mean
     yield at_least(f"2 {data.name}, resnet8", f"{' x '.join(best)} above magnitude x uniform", gain, 0.0, "points", seeds=3)
-
-
-if __name__ == "__main__":
-    for each in rows(False):
-        print(line(each), flush=True)

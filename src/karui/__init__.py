@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from karui.budget import Budget as Budget
     from karui.budget import Cost as Cost
     from karui.compress.distill.hinton import Distill as Distill
+    from karui.compress.prune.blocks import PruneBlocks as PruneBlocks
     from karui.compress.prune.channels import PruneChannels as PruneChannels
+    from karui.compress.prune.layerwise import PruneLayerwise as PruneLayerwise
     from karui.compress.prune.weights import Prune as Prune
     from karui.compress.quantize.int8 import Quantize as Quantize
     from karui.compress.technique import Attached as Attached
@@ -46,7 +48,9 @@ _HOMES = {
     "Phase": "karui.finetune.phases",
     "Pixels": "karui.pixels",
     "Prune": "karui.compress.prune.weights",
+    "PruneBlocks": "karui.compress.prune.blocks",
     "PruneChannels": "karui.compress.prune.channels",
+    "PruneLayerwise": "karui.compress.prune.layerwise",
     "Quantize": "karui.compress.quantize.int8",
     "Result": "karui.api",
     "Technique": "karui.compress.technique",
@@ -70,7 +74,9 @@ __all__ = [  # noqa: F822 (some come through __getattr__)
     "Phase",
     "Pixels",
     "Prune",
+    "PruneBlocks",
     "PruneChannels",
+    "PruneLayerwise",
     "Quantize",
     "Result",
     "Technique",

@@ -3,7 +3,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from karui.compress.layerwise import columns, error, least_squares, prune, saliency, solve, walk
+from karui.compress import layerwise
+from karui.compress.layerwise import (
+    adapted,
+    block_saliency,
+    chain_saliency,
+    columns,
+    damped,
+    error,
+    gains,
+    least_squares,
+    prune,
+    reconstruct,
+    saliency,
+    solve,
+    walk,
+)
 from karui.data import Batch
 from karui.errors import DataError
 from karui.graph.doors.torch import capture
@@ -64,6 +79,84 @@ def test_a_layer_sees_what_the_layers_before_it_have_become() -> None:
     assert not torch.allclose(plain["fc1.weight"], changed["fc1.weight"])
     again = {s.parameter: s.hessian for s in walk(network, batches())}
     assert torch.equal(again["fc1.weight"], changed["fc1.weight"])
+
+
+def test_only_some_layers_are_stopped_at() -> None:
+    everything = {s.parameter: s for s in walk(small(), batches())}
+    some = {s.parameter: s for s in walk(small(), batches(), ("conv2.weight", "fc2.weight"))}
+    assert list(some) == ["conv2.weight", "fc2.weight"]
+    for name, site in some.items():
+        torch.testing.assert_close(site.hessian, everything[name].hessian)
+
+
+def test_a_sites_moments_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    site, other = (next(walk(network, batches(), ("conv2.weight",))) for network in (small(), small(seed=1)))
+    x, y = (torch.cat(each.inputs).double().movedim(1, 0).flatten(1) for each in (site, other))
+    monkeypatch.setattr(layerwise, "PIECE", 8 * 64 * 5)  # five samples at a time
+    assert site.samples == x.shape[1]
+    torch.testing.assert_close(site.mean, x.mean(1)[None], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(site.hessian, 2 / x.shape[1] * (x @ x.T)[None], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(site.cross(other), 2 / x.shape[1] * (x @ y.T)[None], atol=1e-5, rtol=1e-5)
+    assert len(list(site.columns())) == 16  # sixteen samples are 5 + 5 + 5 + 1, four times
+
+
+def test_gains_are_squared_jacobians() -> None:
+    network = small()
+    wanted = torch.zeros(12)
+    for batch in batches():
+        for x in batch.inputs[0]:
+            hidden = F.linear(
+                torch.cat([s.inputs[0] for s in walk(network, [Batch(inputs=(x[None],), targets=None)], ("fc1.weight",))]), *fc(network, 1)
+            )
+            wanted += torch.autograd.functional.jacobian(lambda h: F.linear(F.relu(h), *fc(network, 2)), hidden[0]).square().sum(0) / 64
+    many = [gains(network, batches(), ("fc1.weight", "fc2.weight"), seed=seed) for seed in range(40)]
+    found = torch.stack([each["fc1.weight"] for each in many]).mean(0)
+    torch.testing.assert_close(found.float(), wanted, rtol=0.1, atol=0.01)
+    assert torch.equal(gains(network, batches(), ("fc2.weight",))["fc2.weight"], many[0]["fc2.weight"])
+
+
+def fc(network, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return network.get(f"fc{place}.weight").detach(), network.get(f"fc{place}.bias").detach()
+
+
+def test_the_adapted_weight_forgets_the_old_inputs() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 300, dtype=torch.double)
+    seen = 0.7 * x + 0.3 * torch.randn_like(x)
+    weight = torch.randn(3, 6, dtype=torch.double)
+    found = adapted(weight, 2 / 300 * seen @ seen.T, 2 / 300 * x @ seen.T)
+    truth = torch.linalg.lstsq(seen.T, (weight @ x).T).solution.T
+    torch.testing.assert_close(found, truth)
+
+
+def test_saliencies_are_the_errors_of_the_best_that_is_left() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(200, 10) @ torch.randn(10, 10)
+    hessian = damped((2 / 200 * x.T @ x).double())
+    inverse, weight = torch.linalg.inv(hessian), torch.randn(3, 10)
+
+    def without(row: int, gone) -> float:
+        mask = torch.ones(1, 10)
+        mask[0, gone] = 0
+        best = least_squares(weight[row : row + 1].double(), mask, hessian, damping=1e-12)
+        return error(weight[row : row + 1], best, hessian)
+
+    blocks = block_saliency(weight, inverse, 4)
+    assert blocks.shape == (3, 3)  # the last block is of two
+    for row in range(3):
+        assert blocks[row].tolist() == pytest.approx([without(row, range(4)), without(row, range(4, 8)), without(row, [8, 9])], rel=1e-5)
+        order = torch.randperm(10)
+        chain = chain_saliency(weight[row], inverse, order)[order].cumsum(0).tolist()
+        assert chain == pytest.approx([without(row, order[: k + 1]) for k in range(10)], rel=1e-5)
+
+
+def test_the_exact_solution_is_taken_where_it_is_affordable(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(100, 12) @ torch.randn(12, 12)
+    hessian, weight, mask = (2 / 100 * x.T @ x).double(), torch.randn(5, 12), torch.rand(5, 12) > 0.5
+    assert torch.equal(reconstruct(weight, mask, hessian), least_squares(weight, mask, hessian))
+    monkeypatch.setattr(layerwise, "EXACT", 1.0)
+    assert torch.equal(reconstruct(weight, mask, hessian), prune(weight, mask, hessian))
 
 
 def test_pruning_with_compensation_beats_plain_magnitude() -> None:

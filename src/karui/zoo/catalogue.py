@@ -58,7 +58,11 @@ NETWORKS: Mapping[str, Entry] = MappingProxyType(
             description="ResNet-20 for grey pictures: a teacher for LeNet-5",
         ),
         "resnet20_cifar10": Entry(
-            builder=resnet20, input=(3, 32, 32), data="cifar-10", description="ResNet-20 as He et al. made it, for colour pictures"
+            builder=resnet20,
+            input=(3, 32, 32),
+            data="cifar-10",
+            weights="resnet20_cifar10.safetensors",
+            description="ResNet-20 as He et al. made it, for colour pictures",
         ),
         "ds_cnn": Entry(builder=ds_cnn, input=(1, 49, 10), description="MLPerf Tiny's keyword spotting: twelve words from MFCCs"),
         "mobilenet_v1_025": Entry(
