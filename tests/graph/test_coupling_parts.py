@@ -158,3 +158,49 @@ def test_an_embedding_loses_columns() -> None:
     assert groups(network)["table"] == ({"table"}, "")
     cut_by_zero(network)
     assert network.get("table.weight").shape == (11, 4)
+
+
+class Patches(nn.Module):
+    """A class token beside the patches, places that are cut from a longer table, attention in letters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.out, self.head = nn.Linear(5, 12), nn.Linear(12, 36), nn.Linear(12, 12), nn.Linear(12, 3)
+        self.token, self.places = nn.Parameter(torch.randn(1, 12)), nn.Parameter(torch.randn(9, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token[None].expand(x.shape[0], 1, 12), self.embed(x)], 1)
+        x = x + self.places[:8]
+        q, k, v = (y.reshape(-1, 8, 4, 3) for y in self.qkv(x).chunk(3, -1))
+        weights = torch.einsum("b i h d, b j h d -> b h i j", q, k).softmax(-1)
+        return self.head((self.out(torch.einsum("b h i j, b j h d -> b i h d", weights, v).flatten(2)) + x)[:, 0])
+
+
+def test_tokens_places_and_letters() -> None:
+    torch.manual_seed(0)
+    network = capture(Patches(), torch.randn(2, 7, 5)).eval()
+    found = {g.name: (len(g.units), g.fixed) for g in coupling(network).groups.values()}
+    assert found["embed.weight"] == (12, "") and found["qkv.weight"] == (4, "")
+    cut_by_zero(network, only="qkv")
+    assert network.get("out.weight").shape == (12, 6)
+    cut_by_zero(network, only="embed")
+    assert network.get("token").shape == (1, 6) and network.get("places").shape == (9, 6)
+
+
+def test_a_mixer_s_tokens_pass_its_channels() -> None:
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+            self.tokens = nn.Sequential(nn.Conv1d(7, 6, 1), nn.GELU(), nn.Conv1d(6, 7, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            return self.head((x + self.tokens(x)).mean(1))
+
+    torch.manual_seed(0)
+    network = capture(Mixer(), torch.randn(2, 7, 5)).eval()
+    found = coupling(network)
+    assert [(g.name, g.fixed) for g in found.groups.values()][0] == ("embed.weight", "")
+    remove_channels(network, found, {0: torch.arange(8) < 5})
+    assert network.get("head.weight").shape == (3, 5) and network.get("tokens.0.weight").shape == (6, 7, 1)

@@ -1,13 +1,16 @@
 """How layers make, take and join channels: convolutions, linear layers, norms, adds, attention."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import fx
 
 from karui.graph.carry import Carried, Tracer, argument, axes_of, constant, parameter_of, place_of, same, set_size, unknown
 from karui.graph.spaces import Along, Ids, Kept
+
+# what may stand between a parameter and where it meets channels: it repeats or cuts along other axes
+SPREADS = ("aten.expand.default", "aten.repeat.default", "aten.slice.Tensor", "aten.unsqueeze.default")
 
 
 def spatial(axes: int) -> Callable[[Tracer, fx.Node], Carried]:
@@ -33,7 +36,7 @@ def convolution(t: Tracer, node: fx.Node) -> Carried:
     """A dense one opens new channels; a depthwise one carries its input's; of a grouped one every group loses the same places."""
     x, groups, transposed = t.value(node.args[0]), argument(node, "groups"), "transpose" in str(node.target)
     if x is not None and x.axes != (1,):
-        return unknown(t, node)
+        return _past(t, node, x)
     inputs = None if x is None else x.ids
     if groups == 1:
         return Along(axes=(1,), ids=produce(t, node, inputs, out_axis=1 if transposed else 0))
@@ -55,6 +58,16 @@ def convolution(t: Tracer, node: fx.Node) -> Carried:
     if inputs is not None:
         fold(t, inputs, groups, node)
     return Along(axes=(1,), ids=ids)
+
+
+def _past(t: Tracer, node: fx.Node, x: Along) -> Carried:
+    """A convolution that mixes another axis (tokens, in a mixer) and takes each place of the channels' by itself lets them pass."""
+    kernel, dims = t.shapes[cast(Any, node.args[1])][2:], len(t.shapes[node])
+    alone = all(kernel[axis - 2] == 1 and t.shapes[node][axis] == t.shapes[cast(Any, node.args[0])][axis] for axis in x.axes if axis > 1)
+    if 1 in x.axes or not alone or dims != len(kernel) + 2:
+        return unknown(t, node)
+    t.fix([n for n in node.all_input_nodes if parameter_of(n) is not None], f"'{t.where(node)}' mixes positions, not channels")
+    return x
 
 
 def fold(t: Tracer, ids: Ids, parts: int, at: fx.Node) -> None:
@@ -190,8 +203,30 @@ def _meet(t: Tracer, node: fx.Node, result: Along, other: fx.Node, along: Along 
     elif parameter_of(other) is not None:
         for axis in full:
             t.claim(other, axis - dims + len(shape), t.flat(result, axis, node), node)
-    elif full:
+    elif full and not all(adopt(t, other, axis - dims + len(shape), t.flat(result, axis, node), node) for axis in full):
         t.spaces.fix(result.ids, f"'{where}' joins them with values whose channels stay")
+
+
+def adopt(t: Tracer, node: fx.Node, axis: int, ids: Ids, at: fx.Node) -> bool:
+    """Let an axis of a parameter that is only spread or cut along other axes (a class token, a table of places) be made of ``ids``."""
+    steps: list[tuple[fx.Node, int]] = []
+    while node.op == "call_function" and str(node.target) in SPREADS:
+        inner = cast(fx.Node, node.args[0])
+        place = axis - len(t.shapes[node]) + len(t.shapes[inner])
+        if str(node.target) == "aten.unsqueeze.default":
+            (new,) = axes_of(node, "dim", len(t.shapes[node]))
+            place = -1 if new == axis else axis - (new < axis)
+        if place < 0 or t.shapes[inner][place] != t.shapes[node][axis]:
+            return False
+        if str(node.target) == "aten.expand.default":
+            steps.append((node, axis))
+        node, axis = inner, place
+    if parameter_of(node) is None or t.shapes[node][axis] != len(ids):
+        return False
+    for each, place in steps:
+        t.mend_size(each, 1, place, Along(axes=(place,), ids=ids), place)
+    t.claim(node, axis, ids, at)
+    return True
 
 
 def concat(t: Tracer, node: fx.Node) -> Carried:
@@ -205,7 +240,7 @@ def concat(t: Tracer, node: fx.Node) -> Carried:
     if {along.axes for along in known.values()} != {first.axes}:
         return unknown(t, node)
     if axis not in first.axes:
-        if len(known) < len(parts):
+        if not all(p in known or (len(first.axes) == 1 and adopt(t, p, first.axes[0], first.ids, node)) for p in parts):
             return unknown(t, node)
         for along in known.values():
             t.spaces.join(first.ids, along.ids, t.where(node))
@@ -229,26 +264,49 @@ def reduce(t: Tracer, node: fx.Node) -> Carried:
 
 
 def matmul(t: Tracer, node: fx.Node) -> Carried:
-    """``[…, M, K] · […, K, N]``: axes before the last two are heads and go whole; else K is joined, and M or N carried on."""
-    a, b = node.args[0], node.args[1]
-    if any(parameter_of(each) is not None or len(t.shapes[each]) < 2 for each in (a, b)):  # type: ignore[index]
+    """``[…, M, K] · […, K, N]``: a product whose axes before the last two stand for themselves."""
+    a, b = cast(Any, node.args[0]), cast(Any, node.args[1])
+    left, right = len(t.shapes[a]), len(t.shapes[b])
+    if min(left, right) < 2:
         return unknown(t, node)
-    heads = join_heads(t, node, (a, b))
-    if heads is not None:
-        return heads
-    last, left, right = len(t.shapes[node]) - 1, by_axis(t, node, a), by_axis(t, node, b)
-    summed = [left.pop(last, None), right.pop(last - 1, None)]
-    found = [ids for ids in summed if ids is not None]
-    if len(found) == 2:
-        t.spaces.join(found[0], found[1], t.where(node))
-    for ids in found if len(found) == 1 else []:
-        t.spaces.fix(ids, f"'{t.where(node)}' sums over them against values that stay")
-    carried = left | right
+    many = [str(axis) for axis in range(max(left, right) - 2)]
+    labels = ([*many[len(many) - left + 2 :], "M", "K"], [*many[len(many) - right + 2 :], "K", "N"])
+    return product(t, node, (a, b), labels, [*many, "M", "N"])
+
+
+def einsum(t: Tracer, node: fx.Node) -> Carried:
+    """A product of two operands whose axes have letters; any other sum is left alone."""
+    inputs, _, result = str(node.args[0]).replace(" ", "").partition("->")
+    labels, operands = [list(each) for each in inputs.split(",")], list(cast(Any, node.args[1]))
+    plain = result and "." not in inputs and all(len(set(each)) == len(each) for each in [*labels, result])
+    return product(t, node, operands, labels, list(result)) if plain and len(operands) == 2 else unknown(t, node)
+
+
+def product(t: Tracer, node: fx.Node, operands: Sequence[Any], labels: Sequence[Sequence[str]], result: Sequence[str]) -> Carried:
+    """What both operands have is joined; a head (an axis of both and of the result) goes with all that it holds; one set is carried on."""
+    if any(parameter_of(each) is not None for each in operands):
+        return unknown(t, node)
+    found: dict[str, list[Ids]] = {}
+    for operand, own, other in zip(operands, labels, reversed(labels), strict=True):
+        if (x := t.value(operand)) is not None:
+            held = [own[axis] for axis in x.axes]
+            heads = [label for label in held if label in other and label in result]
+            for label in heads or [label for label in held if label in result] or held:
+                found.setdefault(label, []).append(t.flat(x, own.index(label), node))
+    carried = []
+    for label, sides in found.items():
+        shared = all(label in own for own in labels)
+        if shared and len(sides) < 2:
+            t.spaces.fix(sides[0], f"'{t.where(node)}' multiplies them with values that stay")
+        elif shared and len(sides[0]) != len(sides[1]):
+            t.spaces.fix(np.concatenate(sides), f"'{t.where(node)}' broadcasts its heads")
+        else:
+            t.spaces.join(sides[0], sides[-1], t.where(node))
+            carried += [Along(axes=(result.index(label),), ids=sides[0])] if label in result else []
     if len(carried) > 1:
-        for ids in carried.values():
-            t.spaces.fix(ids, f"'{t.where(node)}' makes a product of two sets of channels")
-        return None
-    return next((Along(axes=(axis,), ids=ids) for axis, ids in carried.items()), None)
+        for along in carried:
+            t.spaces.fix(along.ids, f"'{t.where(node)}' makes a product of two sets of channels")
+    return carried[0] if len(carried) == 1 else None
 
 
 def attention(t: Tracer, node: fx.Node) -> Carried:

@@ -31,6 +31,7 @@ RULES: Mapping[str, Rule] = _table(
         "layer_norm": layers.layer_norm,
         "prelu": layers.prelu,
         "matmul bmm": layers.matmul,
+        "einsum": layers.einsum,
         "scaled_dot_product_attention": layers.attention,
         "max_pool2d avg_pool2d adaptive_avg_pool2d upsample_nearest2d upsample_nearest2d.vec upsample_bilinear2d.vec": layers.spatial(2),
         "adaptive_max_pool2d": layers.spatial(2),

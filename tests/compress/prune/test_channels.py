@@ -5,8 +5,12 @@ from karui.analyse.cost import measure
 from karui.compress.prune.channels import PruneChannels, kept_count
 from karui.compress.prune.weights import Prune
 from karui.compress.quantize.int8 import Quantize
+from karui.data import Batch
 from karui.errors import RecipeError
 from karui.graph.doors.torch import capture
+from karui.lower import lower
+from karui.program.interpreter import run
+from karui.search.scores import feeds, outputs_of
 from karui.testing.techniques import check_technique
 from karui.zoo.lenet import lenet5
 from karui.zoo.resnet import resnet8
@@ -81,7 +85,12 @@ def test_odd_networks_shrink_or_stay_and_still_run(name: str) -> None:
     before = [y.shape for y in network(*example)]
     free = bool(PruneChannels().attach(network, context(network)).finish()["groups"])
     assert free != (name in ("gru", "lstm", "shared"))
-    assert [y.shape for y in network(*example)] == before
+    expected = network(*example)
+    assert [y.shape for y in expected] == before
+    program = lower(network)
+    batch = Batch(inputs=example, targets=torch.zeros(len(example[0])))
+    for ours, theirs in zip(expected, outputs_of(program, run(program, feeds(program, batch))), strict=True):
+        torch.testing.assert_close(ours.detach(), theirs, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +155,16 @@ def test_ranked_together_the_weaker_group_loses_more() -> None:
     floored = small()
     facts = PruneChannels(pruning_ratio=0.95, allocation="global", floor=0.5).attach(floored, context(floored)).finish()
     assert all(group["kept"] >= group["channels"] // 2 for group in facts["groups"].values())
+
+
+def test_equal_scores_are_ranked_all_the_same() -> None:
+    network = small()
+    facts = PruneChannels(pruning_ratio=0.4, allocation="global", floor=0.0, importance=lambda seen: torch.zeros(seen.units)).attach(
+        network, context(network)
+    )
+    assert (
+        sum(group["kept"] for group in facts.finish()["groups"].values()) == 13
+    )  # the first eight of 20 leave, but for one of their group
 
 
 # ── importance from norms and gradients ─────────────────────────────────────────────────────────────────────────────────────────

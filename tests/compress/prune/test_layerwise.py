@@ -9,7 +9,7 @@ from karui.compress.layerwise import walk
 from karui.compress.prune.allocation import Layer
 from karui.compress.prune.layerwise import LEVELS, PruneLayerwise, cheapest, chosen_damping, estimate_batch_norm, offset
 from karui.compress.prune.weights import Prune
-from karui.data import Data
+from karui.data import ArrayPart, Data
 from karui.errors import RecipeError
 from karui.graph import edit
 from karui.graph.doors.torch import capture
@@ -154,7 +154,7 @@ def test_no_sample_is_left_out_of_the_choice_of_damping() -> None:
     mix = torch.randn(32, 32)
 
     def chosen(samples: int) -> float:
-        part = Data.of(train=(torch.randn(samples, 32) @ mix, torch.zeros(samples, dtype=torch.int64))).train
+        part = ArrayPart((torch.randn(samples, 32) @ mix,), torch.zeros(samples, dtype=torch.int64), name="mixed")
         (site,) = walk(network, part.batches(samples // 10))
         return chosen_damping(site, 0.5, torch.arange(32), 4, centred=True)
 

@@ -146,9 +146,11 @@ def kept_count(channels: int, pruning_ratio: float, round_to: int) -> int:
 def _global_shares(scores: Mapping[int, Tensor], free: Mapping[int, Tensor], ratio: float, floor: float) -> dict[int, float]:
     """Each group's own ratio, where all free channels are ranked together by their score over their group's mean."""
     relative = {number: each / each[free[number]].mean().clamp_min(torch.finfo(each.dtype).tiny) for number, each in scores.items()}
-    ranked = torch.cat([each[free[number]] for number, each in relative.items()]).sort().values
-    limit = ranked[min(len(ranked) - 1, round(ratio * len(ranked)))]
-    return {n: min(float(((each < limit) & free[n]).sum()) / len(each), 1 - floor) for n, each in relative.items()}
+    ranked = torch.cat([each.masked_fill(~free[number], torch.inf) for number, each in relative.items()])
+    gone = torch.zeros_like(ranked, dtype=torch.bool)
+    gone[torch.argsort(ranked, stable=True)[: round(ratio * int(ranked.isfinite().sum()))]] = True  # of equals, the first
+    parts = gone.split([len(each) for each in scores.values()])
+    return {n: min(float(part.sum()) / len(part), 1 - floor) for n, part in zip(scores, parts, strict=True)}
 
 
 def _fill_needs(found: Coupling, keep: Mapping[int, Tensor], scores: Mapping[int, Tensor]) -> None:
