@@ -9,7 +9,8 @@ import pytest
 
 from tests.test_readme import KARUI, blocks_of
 
-PAGES = [page for page in sorted((Path(__file__).parents[1] / "docs").glob("*.md")) if any(kind in ("python", "sh") for kind, _ in blocks_of(page))]
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [page for page in sorted(DOCS.glob("*.md")) if any(kind in ("python", "sh") for kind, _ in blocks_of(page))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -1,1 +1,1 @@
-"""Which weights and channels stay: masks on weights (``weights``), whole channels removed (``channels``)."""
+"""What stays: masks on weights (``weights``, ``layerwise``), whole channels (``channels``), residual branches (``blocks``)."""
