@@ -7,7 +7,7 @@ number of the line it answers; ``goal`` is the figure that was asked for, never 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,19 +73,22 @@ def main(name: str, measure: Measure | Mapping[str, Measure], *, timings: bool |
     if timings is True or (timings and set(timings) & set(only or lines)):
         require_quiet()
     kept = _others(arguments.json, only) if only and arguments.json else []
-    rows = []
+    command = " ".join(["python", "-m", f"benchmarks.{name}", *(["--quick"] if arguments.quick else [])])
+    rows: list[Row] = []
     parts = [each for number, each in lines.items() if only is None or number in only] if isinstance(measure, Mapping) else [measure]
     for row in (row for part in parts for row in part(arguments.quick)):
         print(line(row), flush=True)
         rows.append(row)
-    command = " ".join(["python", "-m", f"benchmarks.{name}", *(["--quick"] if arguments.quick else [])])
-    everything = sorted([*kept, *rows], key=lambda row: row.case.partition(" ")[0])
-    found = {"machine": machine(), "versions": versions(), "command": command, "rows": [asdict(row) for row in everything]}
-    if arguments.json:
-        atomic_write(arguments.json, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-        if arguments.json.parent.resolve() == RESULTS:
-            atomic_write(arguments.json.with_suffix(".md"), table(found["machine"], command, everything))
+        if arguments.json:  # after each row: what a stopped run has measured stays
+            _write(arguments.json, command, sorted([*kept, *rows], key=lambda row: row.case.partition(" ")[0]))
     sys.exit(1 if any(row.ok is False for row in rows) else 0)
+
+
+def _write(file: Path, command: str, rows: Sequence[Row]) -> None:
+    found = {"machine": machine(), "versions": versions(), "command": command, "rows": [asdict(row) for row in rows]}
+    atomic_write(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    if file.parent.resolve() == RESULTS:
+        atomic_write(file.with_suffix(".md"), table(found["machine"], command, rows))  # type: ignore[arg-type]
 
 
 def _others(file: Path, only: Collection[str]) -> list[Row]:
