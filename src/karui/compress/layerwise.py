@@ -6,8 +6,10 @@ makes the columns still to come repair what each change broke (LeCun et al. 1989
 order derivatives for network pruning"; in this order and blocked: Frantar et al. 2022, "GPTQ", alg. 1, and 2023, "SparseGPT", alg. 1).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from typing import Any
 
 import torch
@@ -20,27 +22,58 @@ from karui.graph.carry import argument, parameter_of
 from karui.graph.network import Network
 
 LAYERS = {"aten.linear.default", "aten.conv1d.default", "aten.conv1d.padding", "aten.conv2d.default", "aten.conv2d.padding"}
+PIECE = 2**24  # numbers of a convolution's vectors at a time: 64 MB
+EXACT = 1e12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
     """A linear layer or convolution, and what it sees.
 
-    parameter: its weight's name. groups: of a grouped convolution, else 1. hessian: float64 ``[groups, K, K]`` with K the inputs of one
-    output channel: ``weight.reshape(groups, O / groups, K)`` fits it. samples: how many vectors x were seen.
-    inputs: what goes into the layer, a tensor per batch; they are kept as long as the site is. weight: gives the weight as the layer sees
-    it now, through its forms. layer: ``layer(input, weight)`` is its output with a weight of one's own, bias and all; gradients go through
-    it, so a rounding or a scale can be learned against ``outputs`` (Nagel et al. 2020, "Up or down?", AdaRound, §3). The outputs of a
-    network that nobody changed are those of the second site of ``zip(walk(network, batches), walk(untouched, batches))``.
+    parameter: its weight's name. node: where it stands in the graph. groups: of a grouped convolution, else 1. inputs: what goes into the
+    layer, a tensor per batch; they are kept as long as the site is. weight: gives the weight as the layer sees it now, through its forms.
+    layer: ``layer(input, weight)`` is its output with a weight of one's own, bias and all; gradients go through it, so a rounding or a
+    scale can be learned against ``outputs`` (Nagel et al. 2020, "Up or down?", AdaRound, §3). The outputs of a network that nobody changed
+    are those of the second site of ``zip(walk(network, batches), walk(untouched, batches))``.
     """
 
     parameter: str
+    node: fx.Node
     groups: int
-    hessian: Tensor
-    samples: int
     inputs: tuple[Tensor, ...]
     weight: Callable[[], Tensor]
     layer: Callable[[Tensor, Tensor], Tensor]
+
+    @cached_property
+    def hessian(self) -> Tensor:
+        """Float64 ``[groups, K, K]`` with K the inputs of one output channel: ``weight.reshape(groups, O / groups, K)`` fits it."""
+        return self.cross(self)
+
+    def cross(self, other: "Site") -> Tensor:
+        """``2/n Σ x yᵀ`` of this layer's inputs x and those y that the same layer has in another network, ``[groups, K, K]``."""
+        total = sum((x @ y.mT).double() for x, y in zip(self.columns(), self.columns() if other is self else other.columns(), strict=True))
+        assert isinstance(total, Tensor)
+        return total * (2.0 / self.samples)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """The mean x, float64 ``[groups, K]``."""
+        total = sum(x.sum(2, dtype=torch.float64) for x in self.columns())
+        assert isinstance(total, Tensor)
+        return total / self.samples
+
+    @cached_property
+    def samples(self) -> int:
+        """How many vectors x were seen: a convolution sees one at each place of each sample."""
+        kernel = self.weight().shape[2:]
+        return sum(len(x) * columns(self.node, x[:1], kernel).shape[2] for x in self.inputs)
+
+    def columns(self) -> Iterator[Tensor]:
+        """The vectors x, ``[groups, K, …]``, some samples at a time: a convolution's overlap, and all would be many times the inputs."""
+        kernel = self.weight().shape[2:]
+        for x in self.inputs:
+            for piece in x.split(max(1, PIECE // (x[0].numel() * prod(kernel)))):
+                yield columns(self.node, piece, kernel)
 
     def outputs(self) -> tuple[Tensor, ...]:
         """What the layer gives for each of ``inputs``, with its weight as it is now, seen through its forms; no gradients."""
@@ -49,31 +82,42 @@ class Site:
             return tuple(self.layer(x, weight) for x in self.inputs)
 
 
-def walk(network: Network, batches: Iterable[Batch]) -> Iterator[Site]:
+def walk(network: Network, batches: Iterable[Batch], names: Container[str] | None = None) -> Iterator[Site]:
     """Every linear layer and convolution in the graph's order, each with the inputs that the layers before it give *now*.
 
-    Change a site's weight before asking for the next one, and the next one's inputs follow. Each node runs once per batch: the values
-    that are still needed are kept between layers, all batches side by side. The network should be in evaluation mode.
-    Raises DataError: no batch.
+    Change a site's weight before asking for the next one, and the next one's inputs follow. names: only the sites with these weights (None:
+    all). Each node runs once per batch; from one site to the next, what is still needed is kept, all batches side by side. The network
+    should be in evaluation mode. Raises DataError: no batch.
     """
     nodes = list(network.module.graph.nodes)
-    last_use = {source: node for node in nodes for source in node.all_input_nodes}
     moving = _moving(nodes)
+    last_use = {source: node for node in nodes for source in node.all_input_nodes}
     values = _inputs(nodes, batches)
+    waiting: list[fx.Node] = []
     for node in nodes:
         if node not in moving or node.op in ("placeholder", "output"):
             continue
-        if str(node.target) in LAYERS and node.args[1] not in moving and (name := parameter_of(node.args[1])) is not None:
-            yield _site(network, node, name, [env[node.args[0]] for env in values])
-        _advance(network, node, moving, values)
-        for source in node.all_input_nodes:
-            if last_use[source] is node and source in moving:
-                for env in values:
-                    del env[source]
+        name = _layer_weight(node)
+        if name is not None and (names is None or name in names):
+            _advance(network, waiting, moving, last_use, values)
+            waiting = []
+            yield _site(network, node, name, values)
+        waiting.append(node)
 
 
-def _advance(network: Network, node: fx.Node, moving: set[fx.Node], values: list[dict[fx.Node, Any]]) -> None:
-    """Compute one node for every batch; what depends on no input is computed once."""
+def _layer_weight(node: fx.Node) -> str | None:
+    """The weight of a linear layer or convolution; None for any other node, and for weights that are computed."""
+    return parameter_of(node.args[1]) if str(node.target) in LAYERS else None
+
+
+def _advance(
+    network: Network,
+    nodes: list[fx.Node],
+    moving: set[fx.Node],
+    last_use: dict[fx.Node, fx.Node],
+    values: list[dict[fx.Node, Any]],
+) -> None:
+    """Compute some nodes, batch after batch, and forget what nobody needs any more; what depends on no input is computed once."""
     still: dict[fx.Node, Any] = {}
     with torch.no_grad():
         for env in values:
@@ -81,8 +125,12 @@ def _advance(network: Network, node: fx.Node, moving: set[fx.Node], values: list
             def operand(source: fx.Node, env: dict[fx.Node, Any] = env) -> Any:
                 return env[source] if source in moving else _still(network, source, still)
 
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), operand)
-            env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            for node in nodes:
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), operand)
+                env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                for source in node.all_input_nodes:
+                    if last_use[source] is node and source in moving:
+                        del env[source]
 
 
 def _inputs(nodes: list[fx.Node], batches: Iterable[Batch]) -> list[dict[fx.Node, Any]]:
@@ -114,16 +162,8 @@ def _still(network: Network, node: fx.Node, cache: dict[fx.Node, Any]) -> Any:
     return cache[node]
 
 
-def _site(network: Network, node: fx.Node, name: str, inputs: list[Tensor]) -> Site:
-    kernel = network.get(name).shape[2:]
-    total: Tensor | None = None
-    count = 0
-    for x in inputs:
-        rows = columns(node, x, kernel)
-        part = (rows @ rows.mT).double()
-        total = part if total is None else total + part
-        count += rows.shape[-1]
-    assert total is not None
+def _site(network: Network, node: fx.Node, name: str, values: list[dict[fx.Node, Any]]) -> Site:
+    inputs = tuple(env[node.args[0]] for env in values)  # type: ignore[index]
 
     def weight() -> Tensor:
         found: Tensor = _still(network, node.args[1], {})  # type: ignore[arg-type]
@@ -135,8 +175,8 @@ def _site(network: Network, node: fx.Node, name: str, inputs: list[Tensor]) -> S
         found: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
         return found
 
-    hessian = total * (2.0 / count)
-    return Site(parameter=name, groups=len(total), hessian=hessian, samples=count, inputs=tuple(inputs), weight=weight, layer=layer)
+    groups = 1 if str(node.target) == "aten.linear.default" else argument(node, "groups")
+    return Site(parameter=name, node=node, groups=groups, inputs=inputs, weight=weight, layer=layer)
 
 
 def columns(node: fx.Node, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
@@ -162,6 +202,46 @@ def columns(node: fx.Node, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
 
 def _pair(given: list[int], dims: int) -> list[int]:
     return list(given) * dims if len(given) == 1 else list(given)
+
+
+def gains(network: Network, batches: Iterable[Batch], names: Container[str], *, seed: int = 0) -> dict[str, Tensor]:
+    """How much the network's outputs change with each output channel of these layers: float64 ``[O]`` by weight name.
+
+    ``E Σ_places (∂(ε · y)/∂v_o)²`` with ε ~ N(0, 1) for each of the network's outputs y: the squared Jacobian, summed over outputs
+    (Hutchinson 1990). Times a channel's squared error it tells, to first order and as if errors at different places were independent (as
+    Grosse & Martens 2016, "A Kronecker-factored approximate Fisher matrix for convolution layers", §3.1), the outputs' squared change.
+    """
+    layers = {n: name for n in network.module.graph.nodes if (name := _layer_weight(n)) is not None and name in names}
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, Tensor] = {}
+    seen = 0
+    for batch in batches:
+        with torch.enable_grad():
+            runner = _Kept(network.module, frozenset(layers))
+            outputs = [y for y in runner.run(*batch.inputs) if y.is_floating_point() and y.requires_grad]
+            noise = [torch.randn(y.shape, generator=generator).to(y.device) for y in outputs]
+            values = list(runner.values.values())
+            gradients = torch.autograd.grad(outputs, values, noise, allow_unused=True, materialize_grads=True)
+        for node, gradient in zip(runner.values, gradients, strict=True):
+            axis = gradient.dim() - 1 if str(node.target) == "aten.linear.default" else 1
+            total = gradient.double().square().movedim(axis, 0).flatten(1).sum(1)
+            found[layers[node]] = found.get(layers[node], 0) + total
+        seen += len(batch)
+    return {name: total / seen for name, total in found.items()}
+
+
+class _Kept(fx.Interpreter):
+    """Runs a graph and keeps the values of some nodes, so that gradients with respect to them can be asked for."""
+
+    def __init__(self, module: fx.GraphModule, nodes: frozenset[fx.Node]) -> None:
+        super().__init__(module)
+        self.nodes, self.values = nodes, dict[fx.Node, Tensor]()
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self.nodes:
+            self.values[n] = value = value if value.requires_grad else value.requires_grad_()
+        return value
 
 
 # ── the solver ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -209,14 +289,88 @@ def prune(weight: Tensor, mask: Tensor, hessian: Tensor, *, damping: float = 0.0
 
 
 def least_squares(weight: Tensor, mask: Tensor, hessian: Tensor, *, damping: float = 0.01) -> Tensor:
-    """The best weight with zeros where ``mask`` is 0: ``H_SS w_S = (H w₀)_S`` row by row. Exact; O · |S|³, so for sparse rows."""
+    """The best weight with zeros where ``mask`` is 0: ``H_SS w_S = (H w₀)_S`` row by row. Exact; O · min(|S|, K − |S|)³.
+
+    Where less than half leaves it is the same to solve for what the others have to take over: ``w = w₀ − H⁻¹_:R (H⁻¹_RR)⁻¹ w₀_R``.
+    """
     h = damped(hessian.double(), damping)
-    target = weight.double() @ h
-    result = torch.zeros_like(weight)
-    for row, kept in enumerate(mask.bool()):
-        if bool(kept.any()):
-            result[row, kept] = torch.linalg.solve(h[kept][:, kept], target[row, kept]).to(weight.dtype)
-    return result
+    w = weight.double()
+    target, inverse = w @ h, torch.cholesky_inverse(torch.linalg.cholesky(h))
+    result = torch.zeros_like(w)
+    for row, (kept, gone) in enumerate(zip(mask.bool(), ~mask.bool(), strict=True)):
+        if 2 * int(kept.sum()) > len(kept):
+            result[row] = w[row] - inverse[:, gone] @ _solved(inverse[gone][:, gone], w[row, gone])
+            result[row, gone] = 0
+        else:
+            result[row, kept] = _solved(h[kept][:, kept], target[row, kept])
+    return result.to(weight.dtype)
+
+
+def _solved(matrix: Tensor, vector: Tensor) -> Tensor:
+    """``matrix⁻¹ vector``, of a positive definite one."""
+    return torch.cholesky_solve(vector[:, None], torch.linalg.cholesky(matrix))[:, 0]
+
+
+def reconstruct(weight: Tensor, mask: Tensor, hessian: Tensor, *, damping: float = 0.01) -> Tensor:
+    """``least_squares`` where it takes no more than about a minute (10¹² operations), else ``prune``, which is near it and K³ + O · K²."""
+    kept = mask.bool().sum(1).double()
+    exact = float((torch.minimum(kept, mask.shape[1] - kept) ** 3).sum()) / 3
+    return (least_squares if exact < EXACT else prune)(weight, mask, hessian, damping=damping)
+
+
+def adapted(weight: Tensor, hessian: Tensor, cross: Tensor) -> Tensor:
+    """The weight ``[O, K]`` whose outputs on the inputs x̂ of now are nearest to those that ``weight`` gave on the inputs x of once.
+
+    hessian: ``2/n Σ x̂ x̂ᵀ``, damped; what was added to it pulls towards ``weight``. cross: ``2/n Σ x x̂ᵀ`` with the same added. As
+    ``‖W x − W' x̂‖²`` is ``‖(W_adapted − W') x̂‖²`` and a constant, whatever is made of this weight next can forget about x.
+    """
+    return torch.cholesky_solve((weight.double() @ cross).mT, torch.linalg.cholesky(hessian)).mT
+
+
+def admm(weight: Tensor, hessian: Tensor, choose: Callable[[Tensor, float], Tensor], *, rounds: int = 30) -> Tensor:
+    """A mask for ``weight`` (``[groups, O, K]``) that knows how what stays will adapt; hessian: damped, ``[groups, K, K]``.
+
+    ``choose(worth, progress)`` gives the mask (bool, the weight's shape) that keeps the most worth, at the sparsity of this progress in
+    (0, 1]. Between rounds what was cut off pushes the others the way that makes it superfluous: Boža 2024, "Fast and effective weight
+    update for pruned large language models", alg. 2, with inputs of norm 1 and ρ = 1. A round costs O · K².
+    """
+    norm = hessian.diagonal(dim1=1, dim2=2).sqrt()[:, None]  # [groups, 1, K]
+    h, w = hessian / norm.mT / norm, weight.double() * norm
+    step = torch.linalg.inv(h + torch.eye(h.shape[1], dtype=h.dtype, device=h.device))
+    target, kept, dual = w @ h, w, torch.zeros_like(w)
+    mask = torch.ones_like(w, dtype=torch.bool)
+    for place in range(rounds):
+        moved = (target + kept - dual) @ step
+        mask = choose((moved + dual).square(), min(1.0, (place + 1) / (0.6 * rounds)))  # gradually: the last rounds settle
+        kept = (moved + dual) * mask
+        dual = dual + moved - kept
+    return mask
+
+
+def block_saliency(weight: Tensor, inverse: Tensor, width: int) -> Tensor:
+    """What removing each block of ``width`` columns costs when the rest of its row may adapt: ``½ w_bᵀ ([H⁻¹]_bb)⁻¹ w_b``.
+
+    Kurtic et al. 2022, "The Optimal BERT Surgeon", eq. 9; of the whole Hessian one row's. weight: ``[O, K]``. inverse: H⁻¹ ``[K, K]``.
+    Returns float64 ``[O, ⌈K / width⌉]``; the last block may be narrower.
+    """
+    whole = weight.shape[1] // width
+    edges = [(i * width, (i + 1) * width) for i in range(whole)] + ([(whole * width, weight.shape[1])] if weight.shape[1] % width else [])
+    found = []
+    for start, stop in edges:
+        w = weight[:, start:stop].double()
+        found.append(0.5 * (torch.linalg.solve(inverse[start:stop, start:stop], w.mT).mT * w).sum(1))
+    return torch.stack(found, 1)
+
+
+def chain_saliency(weight: Tensor, inverse: Tensor, order: Tensor) -> Tensor:
+    """What each weight's removal adds to the cost when those before it in ``order`` (``[K]``) are gone already: ``½ z²``, float64 ``[K]``.
+
+    weight: one row ``[K]``. z = L⁻¹ w with the Cholesky factor L of H⁻¹ in that order: the first sums of ``½ z²`` are ``½ w_Rᵀ (H⁻¹_RR)⁻¹
+    w_R``, the least error without the weights R, so one factorization tells the whole curve.
+    """
+    factor = torch.linalg.cholesky(inverse[order][:, order])
+    z = torch.linalg.solve_triangular(factor, weight.double()[order, None], upper=False)[:, 0]
+    return torch.zeros_like(z).index_copy_(0, order, 0.5 * z**2)
 
 
 def error(before: Tensor, after: Tensor, hessian: Tensor) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from karui.compress.layerwise import LAYERS, Site, adapted, block_saliency, chain_saliency, damped, error, gains, reconstruct, walk
+from karui.compress.layerwise import LAYERS, Site, adapted, admm, block_saliency, chain_saliency, damped, error, gains, reconstruct, walk
 from karui.compress.prune.allocation import Allocation, AllocationName, Layer, allocated, allocation_of, largest
 from karui.compress.prune.evidence import Evidence, first
 from karui.compress.prune.importance import ImportanceName, Seen, WeightImportance, weight_importance
@@ -32,6 +32,8 @@ SPARSITY = 0.5
 BATCH = 16
 LEVELS = np.linspace(0, 1, 41)  # sparsities at which a layer's error is known before they are shared out
 ROWS = 48  # output channels that tell a layer's error for all
+LEAST = 0.02  # a channel that is as good as gone doesn't become loud again
+TINY = 1e-6
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
@@ -47,13 +49,14 @@ class PruneLayerwise(Technique):
 
     sparsity: the share of zeros over the pruned layers, in [0, 1); None: 0.5, or what the pattern gives. pattern: as of ``Prune``.
     importance: "obs", ``½ w_bᵀ ([H⁻¹]_bb)⁻¹ w_b`` of each block b (Kurtic et al. 2022, "The Optimal BERT Surgeon", eq. 9) times what the
-    block's output channel does to the network's outputs (``karui.compress.layerwise.gains``), or any of ``Prune``'s. allocation: "global",
-    the least sum of those errors over all layers; "uniform", or any of ``Prune``'s.
+    block's output channel does to the network's outputs (``karui.compress.layerwise.gains``), or any of ``Prune``'s. rounds: of the search
+    (ADMM) that makes the mask of "obs" better; 0: the blocks with the least saliency go. allocation: "global", the least sum of errors over
+    all layers; "uniform", or any of ``Prune``'s.
     damping: what is added to the Hessian's diagonal, as a share of its mean; it pulls towards the old weights, the more the fewer samples
     there are. None: for each layer what serves a fifth of the samples best that was left out. asymmetric: aim at the untouched layer's
-    outputs; False: at those that the old weight gives on x̂. correct_bias: let the layer's bias, or the running mean of the batch-norm
-    behind it, take over what the outputs' mean lost. batch_norm: afterwards estimate all running statistics anew (after pruning without
-    reconstruction it helps; after reconstruction it does harm as a rule). samples: of the calibration part, the first so many.
+    outputs; False: at those that the old weight gives on x̂. batch_norm: the running mean and variance behind a layer change as its outputs
+    do (least squares makes them smaller, which adds up from layer to layer), so the network's signals keep their size; a bias without
+    batch-norm takes over what the mean lost. samples: of the calibration part, the first so many.
     include, exclude: patterns over names. Depthwise convolutions are left whole (unless ``depthwise``): they hold little, and blocks along
     input channels don't exist in them; so are weights that several layers share and transposed convolutions. All of it is told.
     """
@@ -63,11 +66,11 @@ class PruneLayerwise(Technique):
     sparsity: float | None = None
     pattern: str = "element"
     importance: Literal["obs"] | ImportanceName | WeightImportance = "obs"
+    rounds: int = 30
     allocation: AllocationName | Allocation = "global"
     damping: float | None = None
     asymmetric: bool = True
-    correct_bias: bool = True
-    batch_norm: bool = False
+    batch_norm: bool = True
     samples: int = 512
     depthwise: bool = False
     include: tuple[str, ...] = ("*",)
@@ -81,6 +84,8 @@ class PruneLayerwise(Technique):
             raise RecipeError(f"sparsity: pattern {self.pattern} gives {pattern.limit:.4g}, got {self.sparsity}; leave sparsity out")
         if self.damping is not None and not (self.damping > 0 and isfinite(self.damping)):
             raise RecipeError(f"damping: expected a share above 0 such as 0.01, or None to have it chosen, got {self.damping}")
+        if self.rounds < 0:
+            raise RecipeError(f"rounds: expected 0 or more, got {self.rounds}")
         if self.samples < 1:
             raise RecipeError(f"samples: expected 1 or more, got {self.samples}")
         if self.importance != "obs":
@@ -104,8 +109,6 @@ class PruneLayerwise(Technique):
             context.report(f"'{name}' is left whole: {reason}")
         batches = list(first(context.data.calibration, self.samples, BATCH, network.device))
         Surgery(self, network, context, masked, batches).operate()
-        if self.batch_norm:
-            estimate_batch_norm(network, batches)
         return PrunedLayerwise(network, masked, whole)
 
     def _chosen(self, network: Network) -> tuple[dict[str, list[fx.Node]], dict[str, str]]:
@@ -182,15 +185,33 @@ class Surgery:
         for each in self.masked:
             site = next(now)
             was = next(then) if self.settings.asymmetric else site
-            old, place = was.weight().double(), offset(self.network, site.node) if self.settings.correct_bias else None
-            problem = self.problem(each, site, was, shares[each.name], centred=place is not None)
+            behind = Behind.of(self.network, site.node, variance=self.settings.batch_norm)
+            old = moments(was) if behind else None
+            problem = self.problem(each, site, was, shares[each.name], centred=behind is not None)
             layer, scores = self.layer(each, problem)
-            each.put(self.network, layer.kept(shares[each.name]), scores, free=False)
-            new = problem.solved(each.mask(self.network))
-            self.network.get(each.name).detach().copy_(new)
-            if place is not None:
-                name, sign = place
-                self.network.get(name).detach().add_(sign * (_means(new, site) - _means(old, was)))
+            self._mask(each, problem, layer, scores, shares[each.name])
+            self.network.get(each.name).detach().copy_(problem.solved(each.mask(self.network)))
+            if behind and old:
+                behind.follow(self.network, old, moments(site))
+
+    def _mask(self, each: Masked, problem: Problem, layer: Layer, scores: Tensor, share: float) -> None:
+        """Mask what costs least."""
+        rounds, pattern = self.settings.rounds, each.units.pattern
+        if self.settings.importance != "obs" or not rounds:
+            return each.put(self.network, layer.kept(share), scores, free=False)
+        gain, shape = self.gains[each.name].reshape(*problem.weight.shape[:2], 1), each.units.layout.shape
+
+        def worth(values: Tensor) -> tuple[Tensor, Tensor]:
+            return each.scores(self.network, each.checked((values * gain).reshape(shape)), free=False)
+
+        def choose(values: Tensor, progress: float) -> Tensor:
+            units, weights = worth(values)
+            stays = replace(layer, scores=units).kept(share if pattern.m else share * progress)
+            return each.units.mask(stays, weights).reshape(values.shape)
+
+        mask = admm(problem.weight, problem.hessian, choose, rounds=rounds)
+        own = each.mask(self.network)
+        own.copy_(mask.reshape(shape) & (own != 0))
 
     def shares(self) -> dict[str, float]:
         """Each layer's sparsity."""
@@ -199,7 +220,7 @@ class Surgery:
             return dict.fromkeys(self.names, final)
         layers = []
         for each, site in zip(self.masked, walk(self.before, self.batches, self.names), strict=True):
-            centred = self.settings.correct_bias and offset(self.before, site.node) is not None
+            centred = Behind.of(self.before, site.node, variance=False) is not None
             layers.append(self.layer(each, self.problem(each, site, site, final, centred=centred), curve=True)[0])
         rule = cheapest if self.settings.allocation == "global" else allocation_of(self.settings.allocation)
         return dict(zip(self.names, allocated(rule, layers, final), strict=True))
@@ -209,7 +230,7 @@ class Surgery:
         damping = self.settings.damping
         if damping is None:
             damping = chosen_damping(site, share, _columns(each), each.units.pattern.columns, centred=centred)
-        hessian, cross = _moments(site, site, centred), _moments(was, site, centred)
+        hessian, cross = _second(site, site, centred), _second(was, site, centred)
         weight = was.weight().double().reshape(site.groups, -1, hessian.shape[1])
         safe = torch.stack([damped(h, damping) for h in hessian])
         aimed = torch.stack([adapted(w, s, c + s - h) for w, s, c, h in zip(weight, safe, cross, hessian, strict=True)])
@@ -264,16 +285,10 @@ def _columns(each: Masked) -> Tensor:
     return layout.matrix(torch.arange(prod(layout.shape[1:])).expand(layout.shape[0], -1).reshape(layout.shape))[0]
 
 
-def _moments(was: Site, site: Site, centred: bool) -> Tensor:
+def _second(was: Site, site: Site, centred: bool) -> Tensor:
     """``2/n Σ x x̂ᵀ``; centred: of what deviates from the means."""
-    moments = site.hessian if was is site else was.cross(site)
-    return moments - 2 * was.mean[:, :, None] * site.mean[:, None, :] if centred else moments
-
-
-def _means(weight: Tensor, site: Site) -> Tensor:
-    """The mean of each output channel, without the bias: float64 ``[O]``."""
-    groups, wide = site.mean.shape
-    return (weight.reshape(groups, -1, wide) @ site.mean[:, :, None]).flatten()
+    second = site.hessian if was is site else was.cross(site)
+    return second - 2 * was.mean[:, :, None] * site.mean[:, None, :] if centred else second
 
 
 def chosen_damping(site: Site, share: float, order: Tensor, width: int, *, centred: bool) -> float:
@@ -289,7 +304,7 @@ def chosen_damping(site: Site, share: float, order: Tensor, width: int, *, centr
     wide = site.hessian.shape[1]
     weight = site.weight().double().reshape(site.groups, -1, wide)
     weight = weight[:, :: max(1, weight.shape[1] * site.groups // ROWS)]
-    truth, seen = _moments(held, held, centred), _moments(rest, rest, centred)
+    truth, seen = _second(held, held, centred), _second(rest, rest, centred)
 
     def left(damping: float) -> float:
         total = 0.0
@@ -305,20 +320,53 @@ def chosen_damping(site: Site, share: float, order: Tensor, width: int, *, centr
     return 0.8 * min(DAMPINGS, key=left)
 
 
-def offset(network: Network, node: fx.Node) -> tuple[str, int] | None:
-    """What can take over a change of a layer's mean output, and the sign with which: its bias (−1), or the running mean behind it (1).
+Moments = tuple[Tensor, Tensor]
 
-    None where there is neither, or it is used elsewhere too.
-    """
-    bias = argument(node, "bias")
-    if isinstance(bias, fx.Node):
-        return (str(bias.target), -1) if bias.op == "get_attr" and len(bias.users) == 1 else None
-    users = list(node.users)
-    if len(users) == 1 and users[0].target is BATCH_NORM:
-        mean = argument(users[0], "running_mean")
-        if isinstance(mean, fx.Node) and mean.op == "get_attr" and len(mean.users) == 1:
-            return str(mean.target), 1
-    return None
+
+def moments(site: Site) -> Moments:
+    """The mean and the variance of each output channel of a layer as it is now, float64 ``[O]``."""
+    axis = -1 if str(site.node.target) == "aten.linear.default" else 1
+    outputs = [y.movedim(axis, 0).flatten(1) for y in site.outputs()]
+    count = sum(y.shape[1] for y in outputs)
+    mean = torch.stack([y.sum(1, dtype=torch.float64) for y in outputs]).sum(0) / count
+    around = torch.stack([(y - mean[:, None]).square().sum(1) for y in outputs]).sum(0)
+    return mean, around / count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behind:
+    """What follows a layer's outputs as they change: its bias, or the running statistics of the batch-norm behind it."""
+
+    bias: str = ""
+    mean: str = ""
+    variance: str = ""
+    eps: float = 0.0
+
+    @classmethod
+    def of(cls, network: Network, node: fx.Node, *, variance: bool) -> "Behind | None":
+        """None where there is neither, or others use it too. variance: whether a batch-norm's variance follows."""
+        users = list(node.users)
+        if len(users) == 1 and users[0].target is BATCH_NORM:
+            held = [argument(users[0], name) for name in ("running_mean", "running_var")]
+            if all(isinstance(each, fx.Node) and each.op == "get_attr" and len(each.users) == 1 for each in held):
+                mean, spread = (str(each.target) for each in held)
+                return cls(mean=mean, variance=spread if variance else "", eps=argument(users[0], "eps"))
+        bias = argument(node, "bias")
+        own = isinstance(bias, fx.Node) and bias.op == "get_attr" and len(bias.users) == 1
+        return cls(bias=str(bias.target)) if own else None
+
+    def follow(self, network: Network, old: Moments, new: Moments) -> None:
+        """Make up for the outputs' change from the old moments to the new ones, with statistics that were true of the old."""
+        if self.bias:
+            network.get(self.bias).detach().add_(old[0] - new[0])
+            return
+        ratio = torch.ones_like(old[1])
+        if self.variance:
+            spread = network.get(self.variance)
+            ratio = ((new[1] + TINY * old[1]) / (old[1] + TINY * old[1].max()).clamp_min(1e-30)).clamp(LEAST, 1 / LEAST)
+            spread.copy_((spread + self.eps) * ratio - self.eps).clamp_min_(0)
+        mean = network.get(self.mean)
+        mean.copy_(new[0] - (old[0] - mean) * ratio.sqrt())
 
 
 def cheapest(layers: Sequence[Layer], sparsity: float) -> list[float]:
