@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from karui.compress.layerwise import walk
 from karui.compress.prune.allocation import Layer
-from karui.compress.prune.layerwise import LEVELS, PruneLayerwise, cheapest, chosen_damping, estimate_batch_norm, offset
+from karui.compress.prune.layerwise import LEVELS, PruneLayerwise, cheapest, chosen_damping
 from karui.compress.prune.weights import Prune
 from karui.data import ArrayPart, Data
 from karui.errors import RecipeError
@@ -58,7 +58,7 @@ def test_reconstruction_beats_plain_magnitude_with_the_same_sparsities() -> None
     Prune(sparsity=0.5, schedule="one_shot", **SAME).attach(plain, context(plain)).finish()
     ours = pruned(sparsity=0.5, damping=0.03, **SAME)
     for name in WEIGHTS:
-        assert int(ours.get(f"{name}_mask").sum()) == int(plain.get(f"{name}_mask").sum())
+        assert abs(int(ours.get(f"{name}_mask").sum()) - int(plain.get(f"{name}_mask").sum())) <= 4  # a block
     assert farness(ours, small()) < 0.3 * farness(plain, small())
 
 
@@ -67,7 +67,7 @@ def test_reconstruction_beats_plain_magnitude_with_the_same_sparsities() -> None
     [
         ({}, {"importance": "magnitude"}),
         ({}, {"asymmetric": False}),
-        ({}, {"correct_bias": False}),
+        ({}, {"rounds": 0}),
         ({"allocation": "global"}, {"allocation": "uniform"}),
     ],
 )
@@ -78,7 +78,7 @@ def test_each_part_helps(settings, worse) -> None:
 
 def test_what_is_left_of_the_last_layer_is_the_best_there_is() -> None:
     """No gradient is left on the weights that stay: the outputs can't come nearer to those of the untouched network."""
-    network = pruned(sparsity=0.5, damping=1e-9)
+    network = pruned(sparsity=0.5, damping=1e-9, include="fc2")
     (batch,) = data().calibration.batches(64)
     kept = network.get("fc2.weight_mask").bool()
     now, then = network(*batch.inputs)[0], small()(*batch.inputs)[0].detach()
@@ -94,7 +94,7 @@ def test_what_is_left_of_the_last_layer_is_the_best_there_is() -> None:
 def test_masks_keep_to_their_pattern(pattern, sparsity, wanted) -> None:
     network = small()
     facts = PruneLayerwise(pattern=pattern, sparsity=sparsity).attach(network, context(network)).finish()
-    assert facts["sparsity"] == pytest.approx(wanted, abs=0.02)
+    assert facts["sparsity"] == pytest.approx(wanted, abs=0.03)
     mask = network.get("fc1.weight_mask")  # [12, 8 channels · 16 places]: the Program's columns run along the channels
     matrix = mask.reshape(12, 8, 16).transpose(1, 2).reshape(12, 128)
     if pattern == "2:4":
@@ -161,13 +161,9 @@ def test_no_sample_is_left_out_of_the_choice_of_damping() -> None:
     assert chosen(40) > chosen(4000)
 
 
-def test_where_a_mean_goes() -> None:
-    network = small()
-    nodes = {node.args[1].target: node for node in network.module.graph.nodes if str(node.target) in ("aten.conv2d.default",)}
-    assert offset(network, nodes["conv1.weight"]) == ("bn1.running_mean", 1)
-    assert offset(network, nodes["conv2.weight"]) == ("conv2.bias", -1)
-    (bare,) = (n for n in capture(nn.Linear(3, 2, bias=False), torch.randn(2, 3)).module.graph.nodes if n.op == "call_function")
-    assert offset(network, bare) is None
+def test_too_little_damping_is_told() -> None:
+    with pytest.raises(RecipeError, match=r"damping: 1e-15 is too little for 'fc1.weight' with 64 input vectors"):
+        pruned(damping=1e-15, allocation="uniform", include="fc1")
 
 
 def test_the_cheapest_sparsities() -> None:
@@ -183,18 +179,6 @@ def test_the_cheapest_sparsities() -> None:
     assert bumpy[0] > 0.9 and bumpy[1] < 0.1  # a curve that flattens is gone down to its end
 
 
-def test_batch_norm_is_estimated_anew() -> None:
-    network = small()
-    with torch.no_grad():
-        network.get("conv1.weight").mul_(3)
-    estimate_batch_norm(network, data().calibration.batches(32))
-    x = torch.cat([batch.inputs[0] for batch in data().calibration.batches(32)])
-    before = F.conv2d(x, network.get("conv1.weight"), padding=1)
-    torch.testing.assert_close(network.get("bn1.running_mean"), before.mean((0, 2, 3)).detach())
-    torch.testing.assert_close(network.get("bn1.running_var"), before.var((0, 2, 3), correction=0).detach())
-    assert not network.training
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -204,6 +188,7 @@ def test_batch_norm_is_estimated_anew() -> None:
         ({"pattern": "x"}, "pattern"),
         ({"damping": 0.0}, "damping"),
         ({"samples": 0}, "samples"),
+        ({"rounds": -1}, "rounds"),
         ({"importance": "obd"}, "importance"),
         ({"allocation": "some"}, "allocation"),
         ({"include": [1]}, "include"),

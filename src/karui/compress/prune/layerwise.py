@@ -1,6 +1,6 @@
 """Pruning without retraining: layer by layer, what is left of a weight is solved anew so that the layer's outputs stay."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite, prod
@@ -18,6 +18,7 @@ from karui.compress.prune.evidence import Evidence, first
 from karui.compress.prune.importance import ImportanceName, Seen, WeightImportance, weight_importance
 from karui.compress.prune.masked import Masked, mask_weights, zeros_in
 from karui.compress.prune.patterns import pattern_of
+from karui.compress.prune.statistics import Behind, moments
 from karui.compress.select import patterns, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.data import Batch
@@ -26,14 +27,10 @@ from karui.graph.carry import argument
 from karui.graph.network import Network
 
 Array = NDArray[np.float64]
-BATCH_NORM = torch.ops.aten.batch_norm.default
-
 SPARSITY = 0.5
 BATCH = 16
 LEVELS = np.linspace(0, 1, 41)  # sparsities at which a layer's error is known before they are shared out
 ROWS = 48  # output channels that tell a layer's error for all
-LEAST = 0.02  # a channel that is as good as gone doesn't become loud again
-TINY = 1e-6
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
@@ -233,8 +230,11 @@ class Surgery:
         hessian, cross = _second(site, site, centred), _second(was, site, centred)
         weight = was.weight().double().reshape(site.groups, -1, hessian.shape[1])
         safe = torch.stack([damped(h, damping) for h in hessian])
+        factor, failed = torch.linalg.cholesky_ex(safe)
+        if bool(failed.any()):
+            raise RecipeError(f"damping: {damping:g} is too little for '{each.name}' with {site.samples} input vectors; try 0.1, or None")
         aimed = torch.stack([adapted(w, s, c + s - h) for w, s, c, h in zip(weight, safe, cross, hessian, strict=True)])
-        return Problem(weight=aimed, hessian=safe, inverse=torch.cholesky_inverse(torch.linalg.cholesky(safe)))
+        return Problem(weight=aimed, hessian=safe, inverse=torch.cholesky_inverse(factor))
 
     def layer(self, each: Masked, problem: Problem, *, curve: bool = False) -> tuple[Layer, Tensor]:
         """The layer as an allocation sees it, and the scores of its weights (from which n:m chooses)."""
@@ -320,55 +320,6 @@ def chosen_damping(site: Site, share: float, order: Tensor, width: int, *, centr
     return 0.8 * min(DAMPINGS, key=left)
 
 
-Moments = tuple[Tensor, Tensor]
-
-
-def moments(site: Site) -> Moments:
-    """The mean and the variance of each output channel of a layer as it is now, float64 ``[O]``."""
-    axis = -1 if str(site.node.target) == "aten.linear.default" else 1
-    outputs = [y.movedim(axis, 0).flatten(1) for y in site.outputs()]
-    count = sum(y.shape[1] for y in outputs)
-    mean = torch.stack([y.sum(1, dtype=torch.float64) for y in outputs]).sum(0) / count
-    around = torch.stack([(y - mean[:, None]).square().sum(1) for y in outputs]).sum(0)
-    return mean, around / count
-
-
-@dataclass(frozen=True, kw_only=True)
-class Behind:
-    """What follows a layer's outputs as they change: its bias, or the running statistics of the batch-norm behind it."""
-
-    bias: str = ""
-    mean: str = ""
-    variance: str = ""
-    eps: float = 0.0
-
-    @classmethod
-    def of(cls, network: Network, node: fx.Node, *, variance: bool) -> "Behind | None":
-        """None where there is neither, or others use it too. variance: whether a batch-norm's variance follows."""
-        users = list(node.users)
-        if len(users) == 1 and users[0].target is BATCH_NORM:
-            held = [argument(users[0], name) for name in ("running_mean", "running_var")]
-            if all(isinstance(each, fx.Node) and each.op == "get_attr" and len(each.users) == 1 for each in held):
-                mean, spread = (str(each.target) for each in held)
-                return cls(mean=mean, variance=spread if variance else "", eps=argument(users[0], "eps"))
-        bias = argument(node, "bias")
-        own = isinstance(bias, fx.Node) and bias.op == "get_attr" and len(bias.users) == 1
-        return cls(bias=str(bias.target)) if own else None
-
-    def follow(self, network: Network, old: Moments, new: Moments) -> None:
-        """Make up for the outputs' change from the old moments to the new ones, with statistics that were true of the old."""
-        if self.bias:
-            network.get(self.bias).detach().add_(old[0] - new[0])
-            return
-        ratio = torch.ones_like(old[1])
-        if self.variance:
-            spread = network.get(self.variance)
-            ratio = ((new[1] + TINY * old[1]) / (old[1] + TINY * old[1].max()).clamp_min(1e-30)).clamp(LEAST, 1 / LEAST)
-            spread.copy_((spread + self.eps) * ratio - self.eps).clamp_min_(0)
-        mean = network.get(self.mean)
-        mean.copy_(new[0] - (old[0] - mean) * ratio.sqrt())
-
-
 def cheapest(layers: Sequence[Layer], sparsity: float) -> list[float]:
     """The sparsities with the least sum of losses: each layer goes down its curve (made convex) as far as the slope is the same for all."""
     steps = []
@@ -388,35 +339,3 @@ def cheapest(layers: Sequence[Layer], sparsity: float) -> list[float]:
 
 def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
     return (b[1] - a[1]) / (b[0] - a[0])
-
-
-def estimate_batch_norm(network: Network, batches: Iterable[Batch]) -> None:
-    """Set every batch-norm's running statistics to what calibration samples give it, those before it being set so too; nothing is trained.
-
-    Within a batch its own statistics are used, so the batches should not be small.
-    """
-    runner = _Normed(network)
-    with torch.no_grad():
-        for batch in batches:
-            runner.run(*batch.inputs)
-        for node, seen in runner.seen.items():
-            means, variances = (torch.stack(each) for each in zip(*seen, strict=True))
-            for name, value in (("running_mean", means.mean(0)), ("running_var", variances.mean(0) + means.var(0, correction=0))):
-                network.get(str(argument(node, name).target)).copy_(value)
-
-
-class _Normed(fx.Interpreter):
-    """Runs a graph with each batch-norm on its batch's statistics, and remembers them."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__(network.module)
-        self.seen: dict[fx.Node, list[tuple[Tensor, Tensor]]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n.target is not BATCH_NORM or not isinstance(argument(n, "running_mean"), fx.Node):
-            return super().run_node(n)
-        args, _ = self.fetch_args_kwargs_from_env(n)
-        x, scale, shift = args[:3]
-        variance, mean = torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1], correction=0)
-        self.seen.setdefault(n, []).append((mean, variance))
-        return F.batch_norm(x, mean, variance, scale, shift, eps=argument(n, "eps"))
