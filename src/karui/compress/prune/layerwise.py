@@ -65,7 +65,7 @@ class PruneLayerwise(Technique):
     importance: Literal["obs"] | ImportanceName | WeightImportance = "obs"
     rounds: int = 30
     allocation: AllocationName | Allocation = "global"
-    damping: float | None = None
+    damping: float | None = 0.1
     asymmetric: bool = True
     batch_norm: bool = True
     samples: int = 512
