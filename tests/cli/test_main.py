@@ -96,7 +96,7 @@ def test_sensitivity_passes_every_option_on(api: FakeApi, capsys: pytest.Capture
     ((_, args, kwargs),) = api.calls
     assert args == ("zoo:lenet5", "digits", Prune(pattern="1x4", importance="wanda", include=("conv*", "fc1"), exclude="conv2"))
     assert (kwargs["levels"], kwargs["samples"], kwargs["drop"], kwargs["seed"]) == ([0.5, 0.9], 300, 1.5, 3)
-    assert kwargs["out"] == Path("run") and kwargs["command"].startswith("karui ")
+    assert kwargs["out"] == Path("run") and kwargs["command"].startswith("karui")
     out = capsys.readouterr().out
     assert "blocks.0.conv1" in out and "91.55" in out and str(api.folder / "sensitivity.html") in out
     assert main("sensitivity zoo:lenet5 -d digits --structure channels -q".split()) == 0
