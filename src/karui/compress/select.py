@@ -1,7 +1,8 @@
-"""Which layers a technique works on: patterns over names, the same for every technique."""
+"""What a setting chooses: layers, by patterns over their names; a rule, by its name or as a function. The same for every technique."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
 from torch import fx
 
@@ -11,6 +12,7 @@ from karui.graph.network import Network
 from karui.graph.placement import CONVOLUTIONS, LINEARS
 
 Patterns = tuple[str, ...]
+Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 
 def patterns(value: str | Iterable[str], field: str) -> Patterns:
@@ -50,3 +52,15 @@ def weights(network: Network, include: Patterns, exclude: Patterns) -> dict[str,
             f"include {list(include)} and exclude {list(exclude)} leave no layer of '{network.name}': it has {', '.join(found)}"
         )
     return kept
+
+
+def rule_named(rule: str | Rule, known: Mapping[Any, Rule], field: str, *, kind: str, form: str) -> Rule:
+    """The function that a setting names; a function stands for itself.
+
+    kind: what it is ("a schedule"); form: what a function of the user's own looks like. Raises RecipeError for an unknown name.
+    """
+    if callable(rule):
+        return rule
+    if rule not in known:
+        raise RecipeError(f"{field}: {rule!r} is not {kind}: use {', '.join(known)}, or a function {form}")
+    return known[rule]

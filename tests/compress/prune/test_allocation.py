@@ -114,7 +114,7 @@ def test_a_mac_budget_is_met() -> None:
 
 
 def test_wrong_answers_are_refused() -> None:
-    with pytest.raises(RecipeError, match="'even' is unknown: use global, uniform, erk"):
+    with pytest.raises(RecipeError, match="'even' is not an allocation: use global, uniform, erk"):
         allocation_of("even")  # type: ignore[arg-type]
     for answer, told in [([0.5], "1 numbers"), ([0.5, 1.5, 0.5], r"b: 1\.5"), ([float("nan")] * 3, "a: nan")]:
         with pytest.raises(RecipeError, match=f"allocation: expected a sparsity in .0, 1. for each of 3 layers, got {told}"):

@@ -149,7 +149,7 @@ def test_a_cut_of_25_million_weights_takes_less_than_a_second() -> None:
         ({"pattern": "2:4", "sparsity": 0.75}, r"sparsity: pattern 2:4 gives 0\.5, got 0\.75"),
         ({"pattern": "4"}, "'4' is no pattern: use 'element'"),
         ({"pattern": "2:4", "regrow": "gradient"}, "regrow: 'gradient' moves whole units"),
-        ({"allocation": "net"}, "allocation: 'net' is unknown"),
+        ({"allocation": "net"}, "allocation: 'net' is not an allocation: use global, uniform"),
         ({"regrow": "often"}, "regrow: expected one of never, latent, gradient"),
         ({"rounds": 0}, "rounds"),
         ({"samples": 0}, "samples"),

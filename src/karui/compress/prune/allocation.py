@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from karui.compress.select import rule_named
 from karui.errors import RecipeError
 
 
@@ -117,12 +118,7 @@ KNOWN: dict[AllocationName, Allocation] = {
 
 def allocation_of(rule: AllocationName | Allocation) -> Allocation:
     """The function that a setting names; a function stands for itself. Raises RecipeError for an unknown name."""
-    if callable(rule):
-        return rule
-    if rule not in KNOWN:
-        names = ", ".join(get_args(AllocationName))
-        raise RecipeError(f"allocation: {rule!r} is unknown: use {names}, or a function (layers, sparsity) → sparsities")
-    return KNOWN[rule]
+    return rule_named(rule, KNOWN, "allocation", kind="an allocation", form="(layers, sparsity) → sparsities")
 
 
 def allocated(rule: Allocation, layers: Sequence[Layer], sparsity: float) -> list[float]:

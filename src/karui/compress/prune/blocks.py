@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from karui.analyse.observe import watch
 from karui.compress.prune.evidence import Evidence
-from karui.compress.select import chosen, patterns
+from karui.compress.select import chosen, patterns, rule_named
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.data import Data
 from karui.errors import RecipeError
@@ -76,6 +76,11 @@ def by_change(seen: Seen) -> float:
 RULES: dict[str, BlockImportance] = {"loss": by_loss, "change": by_change}
 
 
+def block_importance(rule: str | BlockImportance) -> BlockImportance:
+    """The function that a setting names; a function stands for itself. Raises RecipeError for an unknown name."""
+    return rule_named(rule, RULES, "importance", kind="a block's importance", form="Seen → number")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PruneBlocks(Technique):
     """Remove the least important residual branches, one after the other, before the phase's training.
@@ -100,10 +105,7 @@ class PruneBlocks(Technique):
             raise RecipeError(f"ratio: expected the share of blocks to remove, in [0, 1), got {self.ratio}")
         if self.samples < 1:
             raise RecipeError(f"samples: expected 1 or more, got {self.samples}")
-        if not callable(self.importance) and self.importance not in RULES:
-            raise RecipeError(
-                f"importance: {self.importance!r} is not a block's importance: use {', '.join(RULES)} or a function Seen → number"
-            )
+        block_importance(self.importance)
         for name in ("include", "exclude"):
             object.__setattr__(self, name, patterns(getattr(self, name), name))
 
@@ -113,7 +115,7 @@ class PruneBlocks(Technique):
         if not names:
             found = ", ".join(block.name for block in blocks(network)) or "none"
             raise RecipeError(f"'{network.name}' has no residual branch that is chosen and can leave; those that can: {found}")
-        rule = self.importance if callable(self.importance) else RULES[self.importance]
+        rule = block_importance(self.importance)
         removed: list[str] = []
         for _ in range(math.floor(self.ratio * len(names) + 0.5)):
             left = [block for block in blocks(network) if block.name in names]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from karui.compress.prune.evidence import Evidence
+from karui.compress.select import rule_named
 from karui.errors import RecipeError
 from karui.graph import edit
 from karui.graph.carry import argument
@@ -141,11 +142,7 @@ RULES: dict[str, ChannelImportance] = {
 
 def channel_importance(rule: str | ChannelImportance) -> ChannelImportance:
     """The function that a setting names; a function stands for itself. Raises RecipeError for an unknown name."""
-    if callable(rule):
-        return rule
-    if rule not in RULES:
-        raise RecipeError(f"importance: {rule!r} is not a channel's importance: use {', '.join(RULES)} or a function Seen → scores [units]")
-    return RULES[rule]
+    return rule_named(rule, RULES, "importance", kind="a channel's importance", form="Seen → scores [units]")
 
 
 def scores_of(rule: str | ChannelImportance, seen: Seen) -> Tensor:

@@ -5,11 +5,12 @@ A function of the user's own has the same form: ``lambda seen: seen.weight.abs()
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 
 from karui.compress.prune.evidence import Evidence
+from karui.compress.select import rule_named
 from karui.errors import RecipeError
 
 
@@ -100,9 +101,4 @@ KNOWN: dict[ImportanceName, WeightImportance] = {
 
 def weight_importance(rule: ImportanceName | WeightImportance) -> WeightImportance:
     """The function that a setting names; a function stands for itself. Raises RecipeError for an unknown name."""
-    if callable(rule):
-        return rule
-    if rule not in KNOWN:
-        names = ", ".join(get_args(ImportanceName))
-        raise RecipeError(f"importance: {rule!r} is not a weight's importance: use {names}, or a function of what is seen (see Seen)")
-    return KNOWN[rule]
+    return rule_named(rule, KNOWN, "importance", kind="a weight's importance", form="Seen → scores of the weight's shape")

@@ -9,7 +9,7 @@ from functools import partial
 from math import floor
 from typing import Literal
 
-from karui.errors import RecipeError
+from karui.compress.select import rule_named
 
 Schedule = Callable[[float, float], float]
 ScheduleName = Literal["one_shot", "cubic", "iterative"]
@@ -44,12 +44,8 @@ def iterative(progress: float, final: float, *, rounds: int = 5) -> float:
 
 def schedule_of(rule: str | Schedule, *, rounds: int) -> Schedule:
     """The function that a setting names; a function stands for itself. Raises RecipeError for an unknown name."""
-    if callable(rule):
-        return rule
     known: dict[str, Schedule] = {"one_shot": one_shot, "cubic": cubic, "iterative": partial(iterative, rounds=rounds)}
-    if rule not in known:
-        raise RecipeError(f"schedule: {rule!r} is not a schedule: use {', '.join(known)} or a function (progress, final) → sparsity")
-    return known[rule]
+    return rule_named(rule, known, "schedule", kind="a schedule", form="(progress, final) → sparsity")
 
 
 def settled_at(schedule: Schedule, final: float, *, updates: int = UPDATES) -> float:
