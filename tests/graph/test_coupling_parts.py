@@ -26,6 +26,8 @@ def mean(x: Tensor) -> Tensor:
         (lambda m, x: m.head(mean(torch.cat(m.a(x).chunk(2, 1)[::-1], 1))), {}, 8),
         (lambda m, x: m.head(mean(torch.cat(m.a(x).split([2, 3, 3], 1)[::-1], 1))), {}, 8),
         (lambda m, x: m.head(mean(torch.cat([y * i for i, y in enumerate(m.a(x).tensor_split(3, 1), 1)], 1))), {}, 8),
+        (lambda m, x: m.b(F.glu(m.a(x), 1)).mean((1, 2, 3)), {"b": nn.Conv2d(4, 3, 1)}, 4),
+        (lambda m, x: m.head(mean(F.glu(m.a(x), 3))), {}, 8),
         (lambda m, x: m.head(mean(torch.cat([m.a(x)[:, 5:], m.a(x)[:, :5]], 1))), {}, 8),
         (lambda m, x: m.head(mean(m.a(x).view(-1, 2, 4, 6, 6).flatten(1, 2))), {}, 4),
         (lambda m, x: m.head(mean(m.a(x).view(-1, 2, 4, 6, 6).transpose(1, 2).flatten(1, 2))), {}, 4),

@@ -251,6 +251,19 @@ def concat(t: Tracer, node: fx.Node) -> Carried:
     return Along(axes=first.axes, ids=np.concatenate(pieces, place))
 
 
+def glu(t: Tracer, node: fx.Node) -> Carried:
+    """The first half of an axis times the sigmoid of the second: each channel goes with the one that gates it."""
+    x, dims = t.value(node.args[0]), len(t.shapes[node])
+    (axis,) = axes_of(node, "dim", dims)
+    if x is None or axis not in x.axes:
+        return x
+    if x.axes != (axis,):
+        return unknown(t, node)
+    first, second = np.split(x.ids, 2)
+    t.spaces.join(first, second, t.where(node))
+    return Along(axes=(axis,), ids=first)
+
+
 def reduce(t: Tracer, node: fx.Node) -> Carried:
     """A mean or sum over some axes."""
     x, dims = t.value(node.args[0]), len(t.shapes[node.args[0]])  # type: ignore[index]

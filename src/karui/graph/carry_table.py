@@ -40,6 +40,7 @@ RULES: Mapping[str, Rule] = _table(
         "mean.dim sum.dim_IntList amax amin max.dim min.dim linalg_vector_norm": layers.reduce,
         "std.dim std.correction var.dim var.correction": layers.reduce,
         "cat": layers.concat,
+        "glu": layers.glu,
         "flatten.using_ints unflatten.int view reshape _unsafe_view": shapes.reshape,
         "permute transpose.int": shapes.permute,
         "unsqueeze": shapes.unsqueeze,
