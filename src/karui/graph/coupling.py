@@ -7,6 +7,7 @@ isn't known (an output, an op without a rule) it is fixed, with the reason.
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from karui.errors import RecipeError
@@ -44,7 +45,7 @@ def remove_channels(network: Network, found: Coupling, keep: Mapping[int, Tensor
     for member in found.members:
         stays = kept(member.ids)
         if not stays.all():
-            edit.resize(network, member.parameter, member.axis, found.kept(member.ids, keep).nonzero().flatten())
+            edit.resize(network, member.parameter, member.axis, torch.from_numpy(stays.nonzero()[0]))
     nodes = {node.name: node for node in network.module.graph.nodes}
     for name, mend in found.mends:
         mend(nodes[name], kept)
