@@ -126,7 +126,7 @@ def test_a_resumed_run_is_bit_equal(stop: int, schedule: str) -> None:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Threads that wait for each other on a busy machine count as time of the process, and are no work."""
+    """All the work in the thread that is timed: what other tests left waiting in this process is none of a cut's."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -141,9 +141,9 @@ def test_a_cut_of_25_million_weights_takes_less_than_a_second(one_thread: None) 
     pruning = Prune(schedule=lambda progress, final: 0.0).attach(network, context(network, steps=10))
     assert 25e6 < sum(each.mask(network).numel() for each in pruning.masked) < 27e6
     for sparsity in (0.8, 0.9):  # the second cut finds most of them gone
-        start = time.process_time()
+        start = time.thread_time()
         pruning.cut(sparsity)
-        assert time.process_time() - start < 1
+        assert time.thread_time() - start < 1
         assert zeros(network, "0.weight") > (sparsity - 0.3) * 2500 * 2500
 
 
