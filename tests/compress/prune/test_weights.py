@@ -1,6 +1,7 @@
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -133,18 +134,26 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_a_cut_of_25_million_weights_takes_less_than_a_second(one_thread: None) -> None:
+def test_a_cut_of_25_million_weights_takes_less_time_than_sorting_them(one_thread: None) -> None:
+    """The seconds themselves are the benchmark's (``benchmarks.prune --only 3``): here they measure the machine and its other work."""
     module = nn.Sequential(
         nn.Linear(2500, 2500), nn.Linear(2500, 2500), nn.Unflatten(1, (100, 5, 5)), nn.Conv2d(100, 1280, 3), nn.Conv2d(1280, 1080, 3)
     )
     network = capture(module, torch.randn(2, 2500)).eval()
     pruning = Prune(schedule=lambda progress, final: 0.0).attach(network, context(network, steps=10))
-    assert 25e6 < sum(each.mask(network).numel() for each in pruning.masked) < 27e6
+    weights = torch.cat([network.parameters()[f"{name}.weight"].detach().flatten() for name in ("0", "1", "3", "4")])
+    assert 25e6 < sum(each.mask(network).numel() for each in pruning.masked) == len(weights)
+    sorting = seconds(weights.sort)
     for sparsity in (0.8, 0.9):  # the second cut finds most of them gone
-        start = time.thread_time()
-        pruning.cut(sparsity)
-        assert time.thread_time() - start < 1
+        assert seconds(partial(pruning.cut, sparsity)) < sorting
         assert zeros(network, "0.weight") > (sparsity - 0.3) * 2500 * 2500
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Of this thread."""
+    start = time.thread_time()
+    work()
+    return time.thread_time() - start
 
 
 @pytest.mark.parametrize(
