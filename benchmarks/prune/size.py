@@ -1,11 +1,11 @@
-"""Line 5: the bytes of the file against sparsity, for each pattern, beside the entropy of where the zeros lie."""
+"""Line 5: the bytes of the file against sparsity, for each pattern, beside the entropy of where the zeros lie; and a budget in bytes."""
 
 from collections.abc import Iterator
 from math import comb, log2
 
 import numpy as np
 
-from benchmarks.harness import Row
+from benchmarks.harness import Row, at_most
 from karui import datasets, zoo
 from karui.compress.prune.weights import Prune
 from karui.compress.quantize.int8 import Quantize
@@ -19,6 +19,7 @@ from karui.program.coding.weight import index_bytes
 from karui.program.program import Block, Dense, NofM, Program, Weight
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+BYTES = (0.5, 0.2, 0.1)
 PATTERNS = ("element", "1x4", "4x1", "4x4")
 
 
@@ -32,6 +33,13 @@ def rows(quick: bool) -> Iterator[Row]:
         falling = all(a[0] > b[0] for a, b in zip(found, found[1:]))
         yield Row(case=f"5 lenet5 int8, {pattern}", figure="the file shrinks with every step", value=str(falling), goal="True", ok=falling)
     yield from _rows("5 lenet5 int8, 2:4", *_sizes(network, data, Prune(pattern="2:4", schedule="one_shot")))
+    for share in BYTES:
+        for pattern in PATTERNS:
+            program = _program(network, data, Prune(bytes=share, pattern=pattern, schedule="one_shot"))
+            weights = [each for each in program.weights.values() if len(each.shape) > 1]
+            reached = sum(each.stored + index_bytes(each.support) for each in weights) / sum(each.mask.size for each in weights)
+            case = f"5 lenet5 int8, {pattern}, bytes={share}"
+            yield at_most(case, "weights and index / dense weights", reached, round(1.02 * share, 3))
 
 
 def _rows(case: str, file: int, index: int, bound: float) -> Iterator[Row]:
@@ -42,10 +50,13 @@ def _rows(case: str, file: int, index: int, bound: float) -> Iterator[Row]:
 
 def _sizes(network: Network, data: Data, prune: Prune) -> tuple[int, int, float]:
     """Bytes of the file, of the index of all its weights, and the entropy of where they are stored."""
-    done = run_phases(network, data, [Phase(techniques=(prune,)), Phase(techniques=(Quantize(samples=256),))]).network
-    program: Program = lower(done)
+    program = _program(network, data, prune)
     sparse = [w for w in program.weights.values() if not isinstance(w.support, Dense)]
     return len(codec.encode(program)), sum(index_bytes(w.support) for w in sparse), sum(map(entropy, sparse))
+
+
+def _program(network: Network, data: Data, prune: Prune) -> Program:
+    return lower(run_phases(network, data, [Phase(techniques=(prune,)), Phase(techniques=(Quantize(samples=256),))]).network)
 
 
 def entropy(weight: Weight) -> float:

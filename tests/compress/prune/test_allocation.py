@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -6,7 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from karui.compress.prune.allocation import KNOWN, AllocationName, Layer, allocated, allocation_of, by_macs, largest, macs_gone, strongest
+from karui.compress.prune.allocation import (
+    KNOWN,
+    AllocationName,
+    Layer,
+    allocated,
+    allocation_of,
+    by_cost,
+    bytes_taken,
+    largest,
+    macs_taken,
+    strongest,
+)
 from karui.errors import RecipeError
 
 
@@ -108,9 +120,27 @@ def test_blocks_that_are_cut_off_at_the_edge(name: Any) -> None:
 def test_a_mac_budget_is_met() -> None:
     layers = three()
     for name in ("global", "uniform", "erk", "sensitivity"):
-        found = by_macs(allocation_of(name), layers, 0.6)
-        assert 0.6 <= macs_gone(layers, found) < 0.6 + 5e-3
-    assert by_macs(KNOWN["uniform"], layers, 1.0) == pytest.approx([each.most for each in layers])
+        found = by_cost(allocation_of(name), layers, 0.6, macs_taken)
+        assert 0.6 <= macs_taken(layers, found) < 0.6 + 5e-3
+    assert by_cost(KNOWN["uniform"], layers, 1.0, macs_taken) == pytest.approx([each.most for each in layers])
+
+
+def test_a_byte_budget_is_met() -> None:
+    layers, taken = three(), partial(bytes_taken, bits=8)
+    for name in ("global", "uniform", "erk", "sensitivity"):
+        found = by_cost(allocation_of(name), layers, 0.6, taken)
+        assert 0.6 <= taken(layers, found) < 0.6 + 5e-3
+
+
+def test_the_bytes_of_a_sparse_layer() -> None:
+    single = layer("a", (10, 100))
+    assert bytes_taken([single], [0.0], bits=8) == 0
+    assert bytes_taken([single], [0.01], bits=4) == 0  # its index would take more than it saves
+    assert bytes_taken([single], [0.5], bits=8) == pytest.approx(0.5 - 1 / 8)  # one bit says of each place whether it stays
+    assert bytes_taken([single], [1.0], bits=8) == 1
+    blocks = Layer(name="b", shape=(10, 100), scores=torch.randn(250), size=4)
+    assert bytes_taken([blocks], [0.5], bits=8) == pytest.approx(0.5 - 1 / 32)
+    assert bytes_taken([single, blocks], [0.5, 0.5], bits=8) == pytest.approx(0.5 - (1 / 8 + 1 / 32) / 2)
 
 
 def test_wrong_answers_are_refused() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from karui import zoo
 from karui.analyse.cost import measure
 from karui.compress.prune.allocation import GRID
 from karui.compress.prune.evidence import Evidence
@@ -16,6 +17,7 @@ from karui.graph import edit
 from karui.graph.doors.torch import capture
 from karui.lower import lower
 from karui.program.check_weight import block_mask, spread_blocks
+from karui.program.coding.weight import index_bytes
 from tests.compress.tiny import context, data, small, train
 
 WEIGHTS = ("conv1.weight", "deep.weight", "conv2.weight", "fc1.weight", "fc2.weight")
@@ -165,6 +167,9 @@ def seconds(work: Callable[[], object]) -> float:
         ({"macs": 0.0}, "macs: expected the share"),
         ({"macs": 0.5, "sparsity": 0.5}, "macs: the amount is set already, by sparsity"),
         ({"macs": 0.5, "pattern": "2:4"}, "macs: the amount is set already, by pattern"),
+        ({"bytes": 1.5}, "bytes: expected the share of bytes to leave"),
+        ({"bytes": 0.5, "macs": 0.5}, "macs: the amount is set already, by bytes"),
+        ({"bytes": 0.5, "bits": 0}, "bits: expected those of a stored weight, 1 to 32, got 0"),
         ({"pattern": "2:4", "sparsity": 0.75}, r"sparsity: pattern 2:4 gives 0\.5, got 0\.75"),
         ({"pattern": "4"}, "'4' is no pattern: use 'element'"),
         ({"pattern": "2:4", "regrow": "gradient"}, "regrow: 'gradient' moves whole units"),
@@ -257,6 +262,24 @@ def test_the_amount_by_macs() -> None:
     assert facts["macs"] == pytest.approx(0.4, abs=0.02)
     left = sum(dense[name.removesuffix(".weight")] * (1 - sparsity) for name, sparsity in facts["layers"].items())
     assert left / sum(dense[name.removesuffix(".weight")] for name in facts["layers"]) == pytest.approx(facts["macs"])
+
+
+@pytest.mark.parametrize("pattern", ["element", "4x4"])
+def test_the_amount_by_bytes_is_what_the_file_has(pattern: str) -> None:
+    network = zoo.load("lenet5")
+    facts = Prune(bytes=0.2, pattern=pattern).attach(network, context(network)).finish()
+    assert facts["bytes"] == pytest.approx(0.2, abs=2e-3)
+    weights = [each for each in lower(network).weights.values() if len(each.shape) > 1]
+    stored, whole = sum(each.stored + index_bytes(each.support) for each in weights), sum(each.mask.size for each in weights)
+    assert whole == sum(network.get(name).numel() for name in facts["layers"])
+    assert stored / whole == pytest.approx(0.2, abs=0.01)
+
+
+def test_more_bytes_than_the_layers_can_give_are_told() -> None:
+    network, told = small(), []
+    facts = Prune(bytes=0.001, bits=2).attach(network, replace(context(network), report=told.append)).finish()
+    assert facts["bytes"] > 0.001
+    assert any("is the least that these layers can have, 0.001 was asked for" in each for each in told) == (facts["bytes"] > 0.011)
 
 
 def test_layers_that_would_vanish_are_told() -> None:

@@ -7,7 +7,7 @@ layer can give (``Layer.most``) is cut off.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from math import log2, prod
 from typing import Literal
 
 import numpy as np
@@ -131,13 +131,19 @@ def allocated(rule: Allocation, layers: Sequence[Layer], sparsity: float) -> lis
     return [min(each, layer.most) for each, layer in zip(found, layers, strict=True)]
 
 
-def by_macs(rule: Allocation, layers: Sequence[Layer], gone: float) -> list[float]:
-    """What a rule gives at the least sparsity that takes this share of the layers' MACs, found by bisection to a thousandth."""
+Taken = Callable[[Sequence[Layer], Sequence[float]], float]
+
+
+def by_cost(rule: Allocation, layers: Sequence[Layer], gone: float, taken: Taken) -> list[float]:
+    """What a rule gives at the least sparsity that takes this share of a cost, found by bisection to a thousandth.
+
+    taken: (layers, sparsities) → the share of the cost that they take: ``macs_taken``, ``bytes_taken``.
+    """
     low, high, best = 0.0, 1.0, allocated(rule, layers, 1.0)
     while high - low > 1e-5:
         middle = (low + high) / 2
         found = allocated(rule, layers, middle)
-        share = macs_gone(layers, found)
+        share = taken(layers, found)
         if share < gone:
             low = middle
         else:
@@ -147,9 +153,22 @@ def by_macs(rule: Allocation, layers: Sequence[Layer], gone: float) -> list[floa
     return best
 
 
-def macs_gone(layers: Sequence[Layer], sparsities: Sequence[float]) -> float:
+def macs_taken(layers: Sequence[Layer], sparsities: Sequence[float]) -> float:
     """The share of the layers' MACs that these sparsities take."""
     return sum(layer.macs * each for layer, each in zip(layers, sparsities, strict=True)) / max(1, sum(layer.macs for layer in layers))
+
+
+def bytes_taken(layers: Sequence[Layer], sparsities: Sequence[float], *, bits: int) -> float:
+    """The share of the layers' bytes in the file that these sparsities take, with ``bits`` for each weight that is stored.
+
+    Where they lie takes ``units · H(share that stays)`` bits, what the best code needs when each place is by itself; a layer that would be
+    no shorter for it is stored dense.
+    """
+    left = 0.0
+    for layer, sparsity in zip(layers, sparsities, strict=True):
+        places = sum(-p * log2(p) for p in (sparsity, 1 - sparsity) if p > 0) * len(layer.scores)
+        left += min(layer.weights * bits, layer.weights * (1 - sparsity) * bits + places)
+    return 1 - left / (bits * sum(layer.weights for layer in layers))
 
 
 # ── selection ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,12 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import inf, isfinite
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from karui.compress.prune.allocation import Allocation, AllocationName, Layer, allocated, allocation_of, by_macs
+from karui.compress.prune.allocation import (
+    Allocation,
+    AllocationName,
+    Layer,
+    Taken,
+    allocated,
+    allocation_of,
+    by_cost,
+    bytes_taken,
+    macs_taken,
+)
 from karui.compress.prune.dropout import Dropouts
 from karui.compress.prune.evidence import Evidence
 from karui.compress.prune.importance import ImportanceName, Seen, WeightImportance, movement, weight_importance
@@ -23,6 +34,7 @@ from karui.graph.network import Network
 
 Regrow = Literal["never", "latent", "gradient"]
 SPARSITY = 0.9
+COSTS = {"macs": "multiply–accumulates", "bytes": "bytes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +46,9 @@ class Prune(Technique):
     (``Training.lr``): Han's is a tenth (fully connected) to a hundredth (convolutions) of the first training's.
 
     sparsity: the share of zeros to end with, in [0, 1); None: 0.9, or what the pattern gives. macs: instead, the share of the chosen
-    layers' multiply–accumulates to leave. pattern: "element"; blocks of output channels × input channels that leave as one, "1x4", "4x1",
-    "8x4"; or "2:4", of every four input channels two stay (sparsity 0.5). Layers that n:m doesn't divide are left whole, and told.
-    allocation: which layers become how sparse: "global" (all weights ranked together), "uniform", "erk", "lamp", "std", "sensitivity", or a
+    layers' multiply–accumulates to leave; bytes: or of their bytes in the file, index and all, each stored weight in ``bits``. pattern: "element"; blocks of output channels × input channels that leave as one, "1x4", "4x1", "8x4"; or "2:4", of every four input
+    channels two stay (sparsity 0.5). Layers that n:m doesn't divide are left whole, and told. allocation: which layers become how sparse:
+    "global" (all weights ranked together), "uniform", "erk", "lamp", "std", "sensitivity", or a
     function (see ``allocation``); each layer keeps a unit at least. schedule: "one_shot", "cubic", "iterative" (in ``rounds`` rounds), or a
     function ``(progress, final) → sparsity``. importance: "magnitude", "l2", "taylor", "fisher", "movement", "wanda", or a function (see
     ``importance``); some look at the first ``samples`` calibration samples, once for each of at most 50 cuts.
@@ -52,6 +64,8 @@ class Prune(Technique):
 
     sparsity: float | None = None
     macs: float | None = None
+    bytes: float | None = None
+    bits: int = 8
     pattern: str = "element"
     allocation: AllocationName | Allocation = "global"
     schedule: ScheduleName | Schedule = "cubic"
@@ -79,12 +93,16 @@ class Prune(Technique):
     def _check_amount(self, pattern: Pattern) -> None:
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise RecipeError(f"sparsity: expected the share of zeros in [0, 1), got {self.sparsity}")
-        if self.macs is not None and not 0 < self.macs <= 1:
-            raise RecipeError(f"macs: expected the share of multiply–accumulates to leave, in (0, 1], got {self.macs}")
-        if self.macs is not None and (self.sparsity is not None or pattern.m):
-            raise RecipeError(
-                f"macs: the amount is set already, by {'sparsity' if self.sparsity is not None else 'pattern'}; give one of them"
-            )
+        for name, what in COSTS.items():
+            if (amount := getattr(self, name)) is None:
+                continue
+            if not 0 < amount <= 1:
+                raise RecipeError(f"{name}: expected the share of {what} to leave, in (0, 1], got {amount}")
+            others = [other for other in ("sparsity", *COSTS) if other != name and getattr(self, other) is not None]
+            if others or pattern.m:
+                raise RecipeError(f"{name}: the amount is set already, by {[*others, 'pattern'][0]}; give one of them")
+        if not 1 <= self.bits <= 32:
+            raise RecipeError(f"bits: expected those of a stored weight, 1 to 32, got {self.bits}")
         if pattern.m and self.sparsity is not None and abs(self.sparsity - pattern.limit) > 1e-9:
             raise RecipeError(f"sparsity: pattern {self.pattern} gives {pattern.limit:.4g}, got {self.sparsity}; leave sparsity out")
         if pattern.m and self.regrow == "gradient":
@@ -92,11 +110,19 @@ class Prune(Technique):
 
     @property
     def final(self) -> float:
-        """What to end with: the share of zeros, or with ``macs`` the share of multiply–accumulates to take."""
-        if self.macs is not None:
-            return 1 - self.macs
+        """What to end with: the share of zeros, or with ``macs`` or ``bytes`` the share of them to take."""
+        for cost in (self.macs, self.bytes):
+            if cost is not None:
+                return 1 - cost
         limit = pattern_of(self.pattern).limit
         return self.sparsity if self.sparsity is not None else limit if limit < 1 else SPARSITY
+
+    @property
+    def taken(self) -> Taken | None:
+        """What measures ``final``, where it isn't the share of zeros."""
+        if self.macs is not None:
+            return macs_taken
+        return None if self.bytes is None else partial(bytes_taken, bits=self.bits)
 
     def attach(self, network: Network, context: Context) -> Attached:
         """Put a mask on every chosen weight that has none, and make the schedule's first cut."""
@@ -154,14 +180,14 @@ class Pruning(Attached):
         return False
 
     def cut(self, target: float, *, free: bool = False) -> None:
-        """Bring the masks to this share of zeros (or of MACs gone), unless they were. free: what is masked may come back."""
+        """Bring the masks to this share of zeros (or of a cost taken), unless they were. free: what is masked may come back."""
         if target <= 0 or (target == self.held and not free):
             return
         self.held = target
         evidence = self._evidence()
         layers, scores = zip(*(self._layer(each, evidence, free) for each in self.masked), strict=True)
-        rule = allocation_of(self.settings.allocation)
-        sparsities = (allocated if self.settings.macs is None else by_macs)(rule, layers, target)
+        rule, taken = allocation_of(self.settings.allocation), self.settings.taken
+        sparsities = allocated(rule, layers, target) if taken is None else by_cost(rule, layers, target, taken)
         for each, layer, score, sparsity in zip(self.masked, layers, scores, sparsities, strict=True):
             if free or round(sparsity * layer.weights) > zeros_in(each.mask(self.network)):
                 each.put(self.network, layer.kept(sparsity), score, free=free)
@@ -212,9 +238,14 @@ class Pruning(Attached):
                     f"'{each.name}' would be pruned to nothing: its best {self.settings.pattern} stays; exclude it, or prune less"
                 )
         facts = {"sparsity": sum(zeros.values()) / sum(each.mask(self.network).numel() for each in self.masked), "layers": layers}
-        if self.settings.macs is not None:
-            total = sum(each.macs for each in self.masked)
-            facts["macs"] = left = 1 - sum(each.macs * layers[each.name] for each in self.masked) / total
-            if left > self.settings.macs + 0.01:
-                self.context.report(f"macs: {left:.3g} is the least that these layers can have, {self.settings.macs} was asked for")
+        if taken := self.settings.taken:
+            shapes = [
+                Layer(name=each.name, shape=each.units.layout.shape, scores=each.stays(self.network), macs=each.macs)
+                for each in self.masked
+            ]
+            cost = "macs" if self.settings.macs is not None else "bytes"
+            facts[cost] = left = 1 - taken(shapes, list(layers.values()))
+            if left > 1 - self.settings.final + 0.01:
+                asked = getattr(self.settings, cost)
+                self.context.report(f"{cost}: {left:.3g} is the least that these layers can have, {asked} was asked for")
         return facts | ({"whole": dict(self.whole)} if self.whole else {})
