@@ -50,9 +50,9 @@ class Prune(Technique):
     pattern: "element"; blocks of output channels × input channels that leave as one, "1x4", "4x1", "8x4"; or "2:4", of every four input
     channels two stay (sparsity 0.5). Layers that n:m doesn't divide are left whole, and told. allocation: which layers become how sparse:
     "global" (all weights ranked together), "uniform", "erk", "lamp", "std", "sensitivity", or a function (see ``allocation``); each layer
-    keeps a unit at least. schedule: "one_shot", "cubic", "iterative" (in ``rounds`` rounds), or a function ``(progress, final) → sparsity``.
-    importance: "magnitude", "l2", "taylor", "fisher", "movement", "wanda", or a function (see ``importance``); some look at the first
-    ``samples`` calibration samples, once for each of at most 50 cuts.
+    keeps a unit at least. schedule: "one_shot", "cubic", "iterative" (in ``rounds`` rounds), or a function ``(progress, final) →
+    sparsity``. importance: "magnitude", "l2", "taylor", "fisher", "movement", "wanda", or a function (see ``importance``); some look at the
+    first ``samples`` calibration samples, once for each of at most 50 cuts.
     regrow: "never": what is masked gets no gradient and stays away; "latent": it goes on learning beneath the mask, and comes back when it
     outgrows others (Guo et al. 2016, "Dynamic network surgery for efficient DNNs", eq. 3); "gradient": ten times a phase the smallest make
     way for those with the largest gradient (Evci et al. 2020, "Rigging the lottery", alg. 1); both for three quarters of training.
