@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from karui.analyse.observe import Range, minmax, moving_average, observe, percentile, watch
+from karui.analyse.observe import Range, minmax, moving_average, observe, watch
 from karui.data import Batch
 from karui.graph.network import Network
 from karui.graph.placement import activation_points
@@ -47,23 +47,6 @@ def test_moving_average_damps_an_outlier() -> None:
     for high in (1.0, 1.0, 101.0):
         seen = moving_average(seen, torch.tensor([-1.0, high]))
     assert seen == Range(low=-1.0, high=pytest.approx(0.9 * 1 + 0.1 * 101))
-
-
-def test_percentile_cuts_both_ends_evenly() -> None:
-    seen = None
-    for part in torch.linspace(-1, 1, 20_001).flip(0).split(4000):  # the range grows from batch to batch
-        seen = percentile(seen, part, percent=90)
-    assert seen is not None
-    assert seen.low == pytest.approx(-0.9, abs=0.01)
-    assert seen.high == pytest.approx(0.9, abs=0.01)
-    assert float(seen.counts.sum()) == pytest.approx(20_001)
-
-
-def test_percentile_ignores_one_outlier() -> None:
-    values = torch.cat([torch.rand(99_999), torch.tensor([1000.0])])
-    seen = percentile(None, values, percent=99.9, bins=100_000)
-    assert seen.high < 1.1
-    assert percentile(None, torch.zeros(5)).high == pytest.approx(0.0, abs=1e-7)
 
 
 def test_users_bring_their_own_observer(network: Network) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
@@ -90,49 +89,3 @@ def moving_average(seen: Range | None, value: Tensor, momentum: float = 0.9) -> 
     if seen is None:
         return now
     return Range(low=momentum * seen.low + (1 - momentum) * now.low, high=momentum * seen.high + (1 - momentum) * now.high)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Histogram:
-    """How often values fell into equal bins between two edges; ``low`` and ``high`` cut off the same share of values at both ends."""
-
-    counts: Tensor  # float64 [bins]
-    least: float
-    greatest: float
-    share: float
-
-    @property
-    def low(self) -> float:
-        """The value that ``share`` of all values lie below."""
-        return self._quantile(self.share)
-
-    @property
-    def high(self) -> float:
-        """The value that ``share`` of all values lie above."""
-        return self._quantile(1 - self.share)
-
-    def _quantile(self, q: float) -> float:
-        below = torch.cat([torch.zeros(1, dtype=torch.float64), self.counts.cumsum(0)]) / self.counts.sum()
-        edges = torch.linspace(self.least, self.greatest, len(below), dtype=torch.float64)
-        return float(np.interp(q, below.numpy(), edges.numpy()))
-
-
-def percentile(seen: Histogram | None, value: Tensor, percent: float = 99.99, bins: int = 2048) -> Histogram:
-    """The range that holds ``percent`` of all values, the rest cut off evenly at both ends; bins are spread anew when the range grows."""
-    value = value.detach().float().flatten()
-    low, high = (float(x) for x in torch.aminmax(value))
-    if seen is not None:
-        low, high = min(low, seen.least), max(high, seen.greatest)
-    if low == high:
-        high = low + 1e-8
-    counts = torch.histc(value, bins, low, high).double()
-    if seen is not None:
-        counts = counts + _spread(seen, bins, low, high)
-    return Histogram(counts=counts, least=low, greatest=high, share=(1 - percent / 100) / 2)
-
-
-def _spread(old: Histogram, bins: int, low: float, high: float) -> Tensor:
-    """The counts of a histogram over the bins of a wider one, each old bin's values taken as even within it."""
-    edges = np.linspace(low, high, bins + 1)
-    below = np.concatenate([[0.0], old.counts.cumsum(0).numpy()])
-    return torch.from_numpy(np.diff(np.interp(edges, np.linspace(old.least, old.greatest, len(below)), below)))

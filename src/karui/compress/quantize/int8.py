@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from karui.analyse import observe
+from karui.analyse import histogram, observe
 from karui.analyse.observe import Observer
 from karui.compress.select import patterns, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
@@ -39,15 +39,15 @@ class Quantize(Technique):
     more). learn_scales: scales are trained instead (Esser et al. 2020, "Learned step size quantization", eq. 2 and 3), and stay near what
     was observed, hence positive.
 
-    bits: of weights, 2 to 8. observer: "minmax", "moving_average", "percentile", or a function ``(seen, value) → seen`` with ``low`` and
-    ``high``. include, exclude: patterns over the names of layers; the others stay float. A network that is quantized already is calibrated
-    anew.
+    bits: of weights, 2 to 8. observer: "minmax", "moving_average", "percentile", "mse", "entropy", or a function ``(seen, value) → seen``
+    with ``low`` and ``high``. include, exclude: patterns over the names of layers; the others stay float. A network that is quantized
+    already is calibrated anew.
     """
 
     stage: ClassVar[Stage] = "numbers"
 
     bits: int = 8
-    observer: Literal["minmax", "moving_average", "percentile"] | Observer = "minmax"
+    observer: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] | Observer = "minmax"
     samples: int = 512
     learn_scales: bool = False
     include: tuple[str, ...] = ("*",)
@@ -276,7 +276,9 @@ def observer_of(rule: str | Observer) -> Observer:
     known: dict[str, Observer] = {
         "minmax": observe.minmax,
         "moving_average": observe.moving_average,
-        "percentile": observe.percentile,
+        "percentile": histogram.percentile,
+        "mse": histogram.mse,
+        "entropy": histogram.entropy,
     }
     if rule not in known:
         raise RecipeError(f"observer: {rule!r} is not an observer: use {', '.join(known)} or a function (seen, value) → seen")
