@@ -12,8 +12,8 @@ from benchmarks.harness import Row, at_least, skipped
 from benchmarks.prune.runs import stored
 from benchmarks.subjects import agreement, efficientnet_subject, kl_divergence, outputs_of
 from karui.compress.prune.layerwise import PruneLayerwise
-from karui.compress.prune.statistics import estimate_batch_norm
 from karui.compress.prune.weights import Prune
+from karui.compress.statistics import estimate_batch_norm
 from karui.errors import DataError, ToolError
 from karui.finetune.phases import Phase, run_phases
 

@@ -318,6 +318,12 @@ def reconstruct(weight: Tensor, mask: Tensor, hessian: Tensor, *, damping: float
     return (least_squares if exact < EXACT else prune)(weight, mask, hessian, damping=damping)
 
 
+def second(was: Site, site: Site, centred: bool) -> Tensor:
+    """``2/n Σ x x̂ᵀ``, ``[groups, K, K]``, of a layer's inputs x in one network and x̂ in another; centred: about their means."""
+    found = site.hessian if was is site else was.cross(site)
+    return found - 2 * was.mean[:, :, None] * site.mean[:, None, :] if centred else found
+
+
 def adapted(weight: Tensor, hessian: Tensor, cross: Tensor) -> Tensor:
     """The weight ``[O, K]`` whose outputs on the inputs x̂ of now are nearest to those that ``weight`` gave on the inputs x of once.
 

@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from karui.compress.prune.weights import Prune
-from karui.compress.quantize.int8 import Quantize, affine, channel_scale, first, recalibrates
+from karui.compress.quantize.int8 import Quantize, first, recalibrates
+from karui.compress.quantize.ranges import affine, channel_scale
 from karui.data import ArrayPart, Data
 from karui.errors import RecipeError
 from karui.graph import edit

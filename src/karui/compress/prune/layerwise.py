@@ -12,14 +12,27 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from karui.compress.layerwise import LAYERS, Site, adapted, admm, block_saliency, chain_saliency, damped, error, gains, reconstruct, walk
+from karui.compress.layerwise import (
+    LAYERS,
+    Site,
+    adapted,
+    admm,
+    block_saliency,
+    chain_saliency,
+    damped,
+    error,
+    gains,
+    reconstruct,
+    second,
+    walk,
+)
 from karui.compress.prune.allocation import Allocation, AllocationName, Layer, allocated, allocation_of, largest
 from karui.compress.prune.evidence import Evidence, first
 from karui.compress.prune.importance import ImportanceName, Seen, WeightImportance, weight_importance
 from karui.compress.prune.masked import Masked, mask_weights, zeros_in
 from karui.compress.prune.patterns import pattern_of
-from karui.compress.prune.statistics import Behind, moments
 from karui.compress.select import patterns, weights
+from karui.compress.statistics import Behind, moments
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.data import Batch
 from karui.errors import RecipeError
@@ -227,7 +240,7 @@ class Surgery:
         damping = self.settings.damping
         if damping is None:
             damping = chosen_damping(site, share, _columns(each), each.units.pattern.columns, centred=centred)
-        hessian, cross = _second(site, site, centred), _second(was, site, centred)
+        hessian, cross = second(site, site, centred), second(was, site, centred)
         weight = was.weight().double().reshape(site.groups, -1, hessian.shape[1])
         safe = torch.stack([damped(h, damping) for h in hessian])
         factor, failed = torch.linalg.cholesky_ex(safe)
@@ -285,12 +298,6 @@ def _columns(each: Masked) -> Tensor:
     return layout.matrix(torch.arange(prod(layout.shape[1:])).expand(layout.shape[0], -1).reshape(layout.shape))[0]
 
 
-def _second(was: Site, site: Site, centred: bool) -> Tensor:
-    """``2/n Σ x x̂ᵀ``; centred: of what deviates from the means."""
-    second = site.hessian if was is site else was.cross(site)
-    return second - 2 * was.mean[:, :, None] * site.mean[:, None, :] if centred else second
-
-
 def chosen_damping(site: Site, share: float, order: Tensor, width: int, *, centred: bool) -> float:
     """The damping with which a layer, solved on four fifths of the batches, has the least error on the others.
 
@@ -304,7 +311,7 @@ def chosen_damping(site: Site, share: float, order: Tensor, width: int, *, centr
     wide = site.hessian.shape[1]
     weight = site.weight().double().reshape(site.groups, -1, wide)
     weight = weight[:, :: max(1, weight.shape[1] * site.groups // ROWS)]
-    truth, seen = _second(held, held, centred), _second(rest, rest, centred)
+    truth, seen = second(held, held, centred), second(rest, rest, centred)
 
     def left(damping: float) -> float:
         total = 0.0

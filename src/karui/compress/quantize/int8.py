@@ -3,13 +3,15 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, fx, nn
 
-from karui.analyse import histogram, observe
+from karui.analyse import observe
 from karui.analyse.observe import Observer
+from karui.compress.quantize.ranges import CODES, WeightRange, affine, best_share, channel_scale, observer_of
+from karui.compress.quantize.rounding import Rounding, RoundingName, nearest, round_layers, roundable, rounding_of
 from karui.compress.select import patterns, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.data import Batch, Part
@@ -21,8 +23,6 @@ from karui.graph.network import Network
 FAKE_QUANTIZE = torch.ops.karui.fake_quantize.default
 TRANSPOSED = frozenset({torch.ops.aten.conv_transpose1d.default, torch.ops.aten.conv_transpose2d.input})
 
-CODES = 127  # activations are −128 … 127, weights symmetric
-SMALLEST = 1e-8  # of scales: a channel of zeros, a value that never moved
 CALIBRATION_BATCH = 64
 LONG_ENOUGH = 20  # training steps: fewer change no range that matters
 
@@ -39,14 +39,20 @@ class Quantize(Technique):
     more). learn_scales: scales are trained instead (Esser et al. 2020, "Learned step size quantization", eq. 2 and 3), and stay near what
     was observed, hence positive.
 
-    bits: of weights, 2 to 8. observer: "minmax", "moving_average", "percentile", "mse", "entropy", or a function ``(seen, value) → seen``
-    with ``low`` and ``high``. include, exclude: patterns over the names of layers; the others stay float. A network that is quantized
-    already is calibrated anew.
+    bits: of weights, 2 to 8. weight_range: "minmax", or "mse": each channel's range is cut off where that leaves the least squared error.
+    rounding: "nearest", "gptq", or a function (see ``rounding``): which way each weight goes, from the calibration samples.
+    bias_correction: biases take over what the mean of each layer's outputs loses (Nagel et al. 2019, "Data-free quantization through weight
+    equalization and bias correction", §4.2). Both are done once, before any training. observer: "minmax", "moving_average", "percentile",
+    "mse", "entropy", or a function ``(seen, value) → seen`` with ``low`` and ``high``. include, exclude: patterns over the names of layers;
+    the others stay float. A network that is quantized already is calibrated anew.
     """
 
     stage: ClassVar[Stage] = "numbers"
 
     bits: int = 8
+    weight_range: WeightRange = "minmax"
+    rounding: RoundingName | Rounding = "nearest"
+    bias_correction: bool = False
     observer: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] | Observer = "minmax"
     samples: int = 512
     learn_scales: bool = False
@@ -60,30 +66,48 @@ class Quantize(Technique):
             raise RecipeError(f"samples: expected 1 or more, got {self.samples}")
         for name in ("include", "exclude"):
             object.__setattr__(self, name, patterns(getattr(self, name), name))
+        if self.weight_range not in get_args(WeightRange):
+            raise RecipeError(f"weight_range: expected one of {', '.join(get_args(WeightRange))}, got {self.weight_range!r}")
         observer_of(self.observer)
+        rounding_of(self.rounding)
 
     def attach(self, network: Network, context: Context) -> "Quantizing":
         """Put quantizers on weights, then observe and put quantizers on activations."""
         layers = weights(network, self.include, self.exclude)
         axes = {name: axis for name, nodes in layers.items() if (axis := channel_axis(nodes)) is not None}
-        for name, axis in axes.items():
-            self._on_weight(network, name, axis)
+        shares = {name: self._on_weight(network, name, axis) for name, axis in axes.items()}
         nodes = needed_points(network)
         for node in nodes:
             _take_off(network, edit.form_on_edge(node))
         ranges = self.observe(network, nodes, context)
         scales = [self._on_activation(network, node, ranges[node.name]) for node in nodes]
-        return Quantizing(self, network, context, tuple(axes), tuple(scales))
+        if self.bias_correction or rounding_of(self.rounding) is not nearest:
+            self._round(network, context, {name: nodes for name, nodes in layers.items() if name in axes})
+        return Quantizing(self, network, context, shares, tuple(scales))
+
+    def _round(self, network: Network, context: Context, layers: dict[str, list[fx.Node]]) -> None:
+        before, training = network.copy().eval(), network.training
+        for node in [node for node in before.module.graph.nodes if node.target is FAKE_QUANTIZE]:
+            edit.remove_form(before, edit.form_of(node))
+        grids = {name: (network.get(f"{name}_scale"), self._top) for name in roundable(layers)}
+        batches = list(first(context.data.calibration, self.samples))
+        round_layers(network.eval(), before, batches, grids, rounding_of(self.rounding), bias_correction=self.bias_correction)
+        network.train(training)
 
     def observe(self, network: Network, nodes: list[fx.Node], context: Context) -> dict[str, Any]:
         """What the observer sees of the nodes' values, by node name."""
         return observe.observe(network, first(context.data.calibration, self.samples), nodes, observer_of(self.observer))
 
-    def _on_weight(self, network: Network, name: str, axis: int) -> None:
+    def _on_weight(self, network: Network, name: str, axis: int) -> Tensor:
+        """Put a quantizer on a weight; returns what share of each channel's range it covers."""
         _take_off(network, quantizer_on(network, name))
-        scale = channel_scale(edit.value_of(network, name), axis, self._top)
+        value = edit.value_of(network, name)
+        scale = channel_scale(value, axis, self._top)
+        share = best_share(value, scale, axis, self._top) if self.weight_range == "mse" else torch.ones_like(scale)
+        scale = scale * share
         state = {"scale": nn.Parameter(scale) if self.learn_scales else scale, "zero_point": torch.zeros_like(scale)}
         edit.put_on_parameter(network, name, FAKE_QUANTIZE, state=state, args=("scale", "zero_point", -self._top, self._top, axis))
+        return share
 
     def _on_activation(self, network: Network, node: fx.Node, seen: Any) -> str:
         scale, zero_point = affine(seen.low, seen.high)
@@ -97,10 +121,13 @@ class Quantize(Technique):
 
 
 class Quantizing(Attached):
-    """Quantizers while training goes on. quantized: the weights; activations: the names of the other quantizers' scales."""
+    """Quantizers while training goes on.
+
+    quantized: the weights, each with the share of its channels' ranges that is covered. activations: the other quantizers' scales.
+    """
 
     def __init__(
-        self, settings: Quantize, network: Network, context: Context, quantized: tuple[str, ...], activations: tuple[str, ...]
+        self, settings: Quantize, network: Network, context: Context, quantized: dict[str, Tensor], activations: tuple[str, ...]
     ) -> None:
         self.settings, self.network, self.context = settings, network, context
         self.quantized, self.activations = quantized, activations
@@ -126,14 +153,15 @@ class Quantizing(Attached):
 
     def finish(self) -> dict[str, Any]:
         """Fit the scales to the last step's weights; tells how many values are quantized, and which layers stay float."""
-        self._settle()
+        if self.context.steps:  # weights that were rounded after training lie on their grid
+            self._settle()
         every = weights(self.network, ("*",), ())
         stay = [name for name in every if name not in self.quantized]
         return {"weights": len(self.quantized), "activations": len(self.activations), "float": stay}
 
     def _settle(self) -> None:
-        for name in self.quantized:
-            follow(self.network, name)
+        for name, share in self.quantized.items():
+            follow(self.network, name, share)
         if self.settings.learn_scales:
             with torch.no_grad():
                 for name, seen in self.observed.items():
@@ -157,14 +185,17 @@ def _take_off(network: Network, form: edit.Form | None) -> None:
         edit.remove_form(network, form)
 
 
-def follow(network: Network, parameter: str) -> None:
-    """Set the scale of a weight's quantizer from the weight as it is now; a learned one is only kept within ¼ … 1 times that."""
+def follow(network: Network, parameter: str, share: Tensor) -> None:
+    """Set the scale of a weight's quantizer from the weight as it is now; a learned one is only kept within ¼ … 1 times that.
+
+    share: of each channel's range that it covers, ``[O]``.
+    """
     form = quantizer_on(network, parameter)
     assert form is not None
     with torch.no_grad():
         fitting = channel_scale(before(network, parameter, form), form.constants["axis"] or 0, form.constants["qmax"])
         scale = network.get(form.state["scale"])
-        scale.copy_(scale.clamp(fitting / 4, fitting) if isinstance(scale, nn.Parameter) else fitting)
+        scale.copy_(scale.clamp(fitting / 4, fitting) if isinstance(scale, nn.Parameter) else fitting * share.to(fitting.device))
 
 
 def before(network: Network, parameter: str, form: edit.Form) -> Tensor:
@@ -175,19 +206,6 @@ def before(network: Network, parameter: str, form: edit.Form) -> Tensor:
             break
         value = each.op(value, **{key: network.get(name).detach() for key, name in each.state.items()}, **each.constants)
     return value
-
-
-def channel_scale(weight: Tensor, axis: int, top: int) -> Tensor:
-    """``max|w| / top`` along ``axis``: float32 ``[O]``, at least SMALLEST."""
-    return (weight.detach().abs().movedim(axis, 0).flatten(1).amax(1) / top).clamp_min(SMALLEST).float()
-
-
-def affine(low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Scale and zero point (float32 ``[]``) of codes −128 … 127 over a range that is widened to hold zero."""
-    low, high = min(float(low), 0.0), max(float(high), 0.0)
-    scale = torch.tensor(max((high - low) / (2 * CODES + 1), SMALLEST), dtype=torch.float32)
-    zero_point = torch.round(-CODES - 1 - low / scale).clamp(-CODES - 1, CODES)
-    return scale, zero_point
 
 
 def channel_axis(nodes: list[fx.Node]) -> int | None:
@@ -267,19 +285,3 @@ def first(part: Part, samples: int) -> Iterator[Batch]:
             return
         yield batch if len(batch) <= left else Batch(inputs=tuple(x[:left] for x in batch.inputs), targets=batch.targets)
         left -= len(batch)
-
-
-def observer_of(rule: str | Observer) -> Observer:
-    """The function that a setting names; a function stands for itself. Raises RecipeError for an unknown name."""
-    if callable(rule):
-        return rule
-    known: dict[str, Observer] = {
-        "minmax": observe.minmax,
-        "moving_average": observe.moving_average,
-        "percentile": histogram.percentile,
-        "mse": histogram.mse,
-        "entropy": histogram.entropy,
-    }
-    if rule not in known:
-        raise RecipeError(f"observer: {rule!r} is not an observer: use {', '.join(known)} or a function (seen, value) → seen")
-    return known[rule]

@@ -3,7 +3,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from karui.compress.layerwise import LAYERS, walk
-from karui.compress.prune.statistics import Behind, estimate_batch_norm, moments
+from karui.compress.statistics import Behind, estimate_batch_norm, moments
 from karui.graph.doors.torch import capture
 from tests.compress.tiny import data, small
 
