@@ -20,6 +20,7 @@ from karui.data import Batch
 from karui.errors import DataError
 from karui.graph.carry import argument, parameter_of
 from karui.graph.network import Network
+from karui.graph.placement import BATCH_NORMS, CLAMPS
 
 LAYERS = {"aten.linear.default", "aten.conv1d.default", "aten.conv1d.padding", "aten.conv2d.default", "aten.conv2d.padding"}
 PIECE = 2**24  # numbers of a convolution's vectors at a time: 64 MB
@@ -32,9 +33,10 @@ class Site:
 
     parameter: its weight's name. node: where it stands in the graph. groups: of a grouped convolution, else 1. inputs: what goes into the
     layer, a tensor per batch; they are kept as long as the site is. weight: gives the weight as the layer sees it now, through its forms.
-    layer: ``layer(input, weight)`` is its output with a weight of one's own, bias and all; gradients go through it, so a rounding or a
-    scale can be learned against ``outputs`` (Nagel et al. 2020, "Up or down?", AdaRound, §3). The outputs of a network that nobody changed
-    are those of the second site of ``zip(walk(network, batches), walk(untouched, batches))``.
+    layer: ``layer(input, weight)`` is its output with a weight of one's own, bias and all; ``tail(output)`` what the batch-norm and the
+    activation behind it make of that. Gradients go through both, so a rounding or a scale can be learned against ``outputs`` (Nagel et al.
+    2020, "Up or down?", AdaRound, §3). The outputs of a network that nobody changed are those of the second site of ``zip(walk(network,
+    batches), walk(untouched, batches))``.
     """
 
     parameter: str
@@ -43,6 +45,7 @@ class Site:
     inputs: tuple[Tensor, ...]
     weight: Callable[[], Tensor]
     layer: Callable[[Tensor, Tensor], Tensor]
+    tail: Callable[[Tensor], Tensor]
 
     @cached_property
     def hessian(self) -> Tensor:
@@ -175,8 +178,24 @@ def _site(network: Network, node: fx.Node, name: str, values: list[dict[fx.Node,
         found: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
         return found
 
+    def tail(output: Tensor) -> Tensor:
+        known = {node: output}
+        for after in _behind(node):
+            args, kwargs = fx.node.map_arg((after.args, after.kwargs), lambda n: known[n] if n in known else _still(network, n, {}))
+            known[after] = output = after.target(*args, **kwargs)  # type: ignore[operator]
+        return output
+
     groups = 1 if str(node.target) == "aten.linear.default" else argument(node, "groups")
-    return Site(parameter=name, node=node, groups=groups, inputs=inputs, weight=weight, layer=layer)
+    return Site(parameter=name, node=node, groups=groups, inputs=inputs, weight=weight, layer=layer, tail=tail)
+
+
+def _behind(node: fx.Node) -> Iterator[fx.Node]:
+    """The batch-norms and activations that alone see a layer's output, in order."""
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        if node.target not in BATCH_NORMS | CLAMPS:
+            return
+        yield node
 
 
 def columns(node: fx.Node, x: Tensor, kernel: tuple[int, ...]) -> Tensor:

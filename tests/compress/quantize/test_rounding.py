@@ -1,12 +1,15 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from karui.compress.layerwise import error, walk
 from karui.compress.prune.weights import Prune
+from karui.compress.quantize.adaround import adaround
 from karui.compress.quantize.int8 import Quantize
+from karui.compress.quantize.layer import Layer
 from karui.compress.quantize.ranges import best_share, channel_scale
-from karui.compress.quantize.rounding import Layer
 from karui.compress.statistics import moments
 from karui.data import Data
 from karui.errors import RecipeError
@@ -74,8 +77,28 @@ def test_gptq_on_one_layer_lowers_the_error_that_the_hessian_tells() -> None:
         assert losses[1] < 0.8 * losses[0], name
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
-def test_weights_lie_on_the_grid_that_they_were_rounded_to(rounding: str) -> None:
+@pytest.mark.parametrize(("make", "limit"), [(grouped, 0.85), (lambda: (small().eval(), data()), 0.5)])
+def test_adaround_keeps_the_outputs_better_than_the_nearest_codes(make, limit: float) -> None:
+    network, on = make()
+    rules = ("nearest", partial(adaround, steps=400))
+    plain, better = (quantized(network, on, bits=3, rounding=rule, exclude=("twice",)) for rule in rules)
+    assert loss(better, network, on) < limit * loss(plain, network, on)
+    for name in ("first.weight", "head.weight", "fc1.weight"):
+        if name in network.parameters():
+            step = plain.get(f"{name}_scale").reshape(-1, *[1] * (network.get(name).dim() - 1))
+            away = ((better.get(name) - network.get(name)) / step).detach().abs()
+            assert away.max() < 1.001  # up or down, no further
+            assert (away > 0.5).any()
+
+
+def test_adaround_is_the_same_each_time() -> None:
+    network, on = grouped()
+    first, second = (quantized(network, on, bits=3, rounding=partial(adaround, steps=20)) for _ in range(2))
+    assert all(torch.equal(tensor, second.state()[name]) for name, tensor in first.state().items())
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq", partial(adaround, steps=20)])
+def test_weights_lie_on_the_grid_that_they_were_rounded_to(rounding) -> None:
     network, on = grouped()
     done = quantized(network, on, bits=4, rounding=rounding, bias_correction=True, weight_range="mse")
     for name in ("first.weight", "grouped.weight", "deep.weight", "point.weight", "head.weight"):
@@ -164,7 +187,7 @@ def test_a_rounding_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rounding": "up"}, "rounding: 'up' is not a rounding: use nearest, gptq"),
+        ({"rounding": "up"}, "rounding: 'up' is not a rounding: use nearest, gptq, adaround"),
         ({"rounding": lambda layer: layer.weight}, r"rounding: gave something else than whole numbers in −127 … 127 for 'first\.weight'"),
         ({"rounding": lambda layer: torch.full_like(layer.weight, 128)}, "rounding: gave something else"),
         ({"rounding": lambda layer: torch.zeros(3)}, r"rounding: gave shape \[3\] for 'first\.weight'"),

@@ -40,7 +40,7 @@ class Quantize(Technique):
     was observed, hence positive.
 
     bits: of weights, 2 to 8. weight_range: "minmax", or "mse": each channel's range is cut off where that leaves the least squared error.
-    rounding: "nearest", "gptq", or a function (see ``rounding``): which way each weight goes, from the calibration samples.
+    rounding: "nearest", "gptq", "adaround", or a function (see ``rounding``): which way each weight goes, told by calibration samples.
     bias_correction: biases take over what the mean of each layer's outputs loses (Nagel et al. 2019, "Data-free quantization through weight
     equalization and bias correction", §4.2). Both are done once, before any training. observer: "minmax", "moving_average", "percentile",
     "mse", "entropy", or a function ``(seen, value) → seen`` with ``low`` and ``high``. include, exclude: patterns over the names of layers;

@@ -5,90 +5,30 @@ inputs that the rounded layers before it give, and is to give what the float net
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
-import torch
 from torch import Tensor, fx
 
-from karui.compress.layerwise import LAYERS, Site, adapted, damped, second, solve, walk
+from karui.compress.layerwise import LAYERS, Site, walk
+from karui.compress.quantize.adaround import adaround
+from karui.compress.quantize.gptq import gptq
+from karui.compress.quantize.layer import Layer
 from karui.compress.select import rule_named
 from karui.compress.statistics import Behind, moments
 from karui.data import Batch
 from karui.errors import RecipeError
 from karui.graph.network import Network
 
-DAMPING = 0.01
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Layer:
-    """A layer at the moment when its weight is rounded, group by group (one group, but for grouped convolutions).
-
-    name: the weight's. weight: float32 ``[groups, O / groups, K]``, after its masks. step: of its codes, ``[groups, O / groups, 1]``.
-    top: the greatest code; the least is ``−top``. now: the layer as it stands, and its inputs. was: the float network's. centred: whether a
-    bias or a batch-norm behind it takes the mean of what changes.
-    """
-
-    name: str
-    weight: Tensor
-    step: Tensor
-    top: int
-    now: Site
-    was: Site
-    centred: bool
-
-    def codes(self, weight: Tensor) -> Tensor:
-        """The nearest codes; what a mask took stays zero."""
-        return (weight / self.step).round().clamp(-self.top, self.top) * (self.weight != 0)
-
-    @cached_property
-    def hessian(self) -> Tensor:
-        """Of the inputs of now, damped: float64 ``[groups, K, K]``."""
-        return torch.stack([damped(h, DAMPING) for h in self._raw])
-
-    @cached_property
-    def aimed(self) -> Tensor:
-        """What would give the float network's outputs on the inputs of now, were nothing rounded: float64, the weight's shape."""
-        cross = second(self.was, self.now, self.centred)
-        parts = zip(self.weight, self.hessian, cross, self._raw, strict=True)
-        return torch.stack([adapted(w, safe, c + safe - h) for w, safe, c, h in parts])
-
-    @cached_property
-    def _raw(self) -> Tensor:
-        return second(self.now, self.now, self.centred)
-
-
 Rounding = Callable[[Layer], Tensor]
-RoundingName = Literal["nearest", "gptq"]
+RoundingName = Literal["nearest", "gptq", "adaround"]
 
 
 def nearest(layer: Layer) -> Tensor:
     """Each weight to the code that is nearest."""
-    return layer.codes(layer.weight)
+    return layer.whole(layer.weight / layer.step)
 
 
-def gptq(layer: Layer) -> Tensor:
-    """Input by input, those first that matter most; those still to come repair the error.
-
-    Frantar et al. 2022, "GPTQ: accurate post-training quantization for generative pre-trained transformers", alg. 1, with the order of its
-    "act-order"; the target is that of Frantar & Alistarh 2022, "Optimal Brain Compression", §4.
-    """
-    found = torch.zeros_like(layer.weight)
-    for group, (weight, hessian) in enumerate(zip(layer.aimed, layer.hessian, strict=True)):
-        order = hessian.diagonal().argsort(descending=True)
-        keep, step = (layer.weight[group] != 0)[:, order], layer.step[group][:, 0]
-
-        def column(k: int, w: Tensor, keep: Tensor = keep, step: Tensor = step) -> Tensor:
-            return (w / step).round().clamp(-layer.top, layer.top) * step * keep[:, k]
-
-        solved = solve(weight[:, order].float(), hessian[order][:, order], column, damping=0.0)
-        found[group, :, order] = (solved / layer.step[group]).round()
-    return found
-
-
-RULES: dict[RoundingName, Rounding] = {"nearest": nearest, "gptq": gptq}
+RULES: dict[RoundingName, Rounding] = {"nearest": nearest, "gptq": gptq, "adaround": adaround}
 
 
 def rounding_of(rule: RoundingName | Rounding) -> Rounding:
