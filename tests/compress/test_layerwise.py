@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from karui.analyse.observe import watch
 from karui.compress import layerwise
 from karui.compress.layerwise import (
     adapted,
@@ -232,3 +233,24 @@ def test_no_samples() -> None:
     with pytest.raises(DataError, match="calibration"):
         list(walk(small(), []))
     assert len(list(walk(small(), [Batch(inputs=(torch.randn(1, 1, 8, 8),), targets=None)]))) == 5
+
+
+def test_what_follows_a_layer_is_its_batch_norm_and_activation() -> None:
+    network = small().eval()
+    batch = batches()[0]
+    found = {node.name: value for node, value in everything(network, batch)}
+    tails = {"conv1.weight": "relu", "deep.weight": "relu_1", "fc2.weight": None}
+    for site in walk(network, [batch]):
+        (output,) = site.outputs()
+        behind = [node for node in network.module.graph.nodes if node.name == tails.get(site.parameter)]
+        expected = found[behind[0].name] if behind else output
+        if site.parameter in tails:
+            torch.testing.assert_close(site.tail(output), expected)
+            assert (behind == []) == torch.equal(site.tail(output), output)
+
+
+def everything(network, batch):
+    found = []
+    nodes = [node for node in network.module.graph.nodes if node.op == "call_function"]
+    watch(network, [batch], nodes, lambda node, value: found.append((node, value)))
+    return found
