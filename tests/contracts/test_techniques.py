@@ -14,7 +14,12 @@ from karui.testing.techniques import check_technique
 SETTINGS = {
     "prune.weights": [{"sparsity": 0.5}, {"sparsity": 0.5, "schedule": "iterative", "allocation": "uniform", "exclude": ("conv1",)}],
     "prune.channels": [{"pruning_ratio": 0.25}],
-    "quantize.int8": [{"exclude": ("conv2",)}, {"learn_scales": True, "observer": "percentile"}],
+    "quantize.binaryconnect": [{}, {"stochastic": True}, {"stochastic": True, "test_weights": "binary", "H": 0.5}],
+    "quantize.int8": [
+        {"exclude": ("conv2",)},
+        {"learn_scales": True, "observer": "percentile"},
+        {"bits": 4, "rounding": "gptq", "weight_range": "mse", "observer": "entropy"},
+    ],
 }
 
 

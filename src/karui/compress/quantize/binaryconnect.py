@@ -1,0 +1,145 @@
+"""Weights of −H and +H while training goes on."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, fx
+
+from karui.compress.select import patterns, weights
+from karui.compress.technique import Attached, Context, Stage, Technique
+from karui.errors import RecipeError
+from karui.graph import edit
+from karui.graph.network import Network
+
+BINARIZE = torch.ops.karui.binarize.default
+TestWeights = Literal["binary", "real"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinaryConnect(Technique):
+    """Forward and backward with weights of −H and +H; their gradient moves real weights, which are clipped.
+
+    Courbariaux et al. 2015, "BinaryConnect: training deep neural networks with binary weights during propagations", alg. 1. Made for layers
+    with a batch-norm behind them, and for Adam with a learning rate that falls to nothing.
+
+    stochastic: +H with the probability ``clip((w / c + 1) / 2, 0, 1)`` (eq. 2), drawn anew each step; else the sign (eq. 1). H: the two
+    values; None: Glorot's coefficient ``sqrt(1.5 / (inputs + outputs))`` of each layer, which keeps signals about their size. scale_lr:
+    real weights learn at the learning rate divided by that coefficient (§2.5); to clip them at c = the coefficient instead of c = H is the
+    same, and done. test_weights: what the network ends with (§2.6): "binary", the sign; "real", the real weights, which the
+    paper takes where they were trained stochastically, and which are no smaller; None: as the paper. include, exclude: patterns over names.
+    """
+
+    stage: ClassVar[Stage] = "numbers"
+
+    stochastic: bool = False
+    H: float | None = None
+    scale_lr: bool = True
+    test_weights: TestWeights | None = None
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.H is not None and not 0 < self.H <= 1:
+            raise RecipeError(f"H: expected a number in (0, 1], or None for Glorot's coefficient, got {self.H}")
+        if self.test_weights not in (*get_args(TestWeights), None):
+            raise RecipeError(f"test_weights: expected one of {', '.join(get_args(TestWeights))}, got {self.test_weights!r}")
+        if self.test_weights == "real" and not self.stochastic:
+            raise RecipeError("test_weights: 'real' is for weights that are trained stochastically; set stochastic, or leave it out")
+        for name in ("include", "exclude"):
+            object.__setattr__(self, name, patterns(getattr(self, name), name))
+
+    @property
+    def binary(self) -> bool:
+        """Whether the network ends with binary weights."""
+        return self.test_weights == "binary" or (self.test_weights is None and not self.stochastic)
+
+    def attach(self, network: Network, context: Context) -> Attached:
+        """Clip the chosen weights; make them binary, unless that is drawn anew each step."""
+        layers = weights(network, self.include, self.exclude)
+        for name in layers:
+            if any(form.op is not torch.ops.karui.mask.default for form in edit.forms_on(network, name)):
+                raise RecipeError(f"'{name}' has a number format already; exclude it, or put BinaryConnect first")
+        glorot = {name: coefficient(network.get(name), nodes[0]) for name, nodes in layers.items()}
+        values = {name: self.H if self.H is not None else glorot[name] for name in layers}
+        limits = {name: min(1.0, glorot[name] if self.scale_lr else values[name]) for name in layers}
+        if self.stochastic and context.steps > 0:
+            return Stochastic(self, network, values, limits)
+        return Deterministic(self, network, values, limits)
+
+
+class Binary(Attached):
+    """What both ways share. values: H of each weight. limits: where its real weights are clipped."""
+
+    settles = 0.0
+
+    def __init__(self, settings: BinaryConnect, network: Network, values: dict[str, float], limits: dict[str, float]) -> None:
+        self.settings, self.network, self.values, self.limits = settings, network, values, limits
+        self.clip()
+
+    def clip(self) -> None:
+        """Alg. 1, step 3: what lies beyond has no more influence on the sign."""
+        for name, limit in self.limits.items():
+            self.network.get(name).detach().clamp_(-limit, limit)
+
+    def step(self, progress: float) -> bool:
+        """Clip what the last step's update moved."""
+        self.clip()
+        return False
+
+    def binarize(self) -> None:
+        """Put the form on each weight."""
+        for name, value in self.values.items():
+            weight = self.network.get(name)
+            edit.put_on_parameter(self.network, name, BINARIZE, state={"scale": torch.tensor(value, device=weight.device)})
+
+    def finish(self) -> dict[str, Any]:
+        """Tells what the weights became."""
+        self.clip()
+        return {"weights": len(self.values), "test_weights": "binary" if self.settings.binary else "real", "H": self.values}
+
+
+class Deterministic(Binary):
+    """The sign, by a form on each weight."""
+
+    def __init__(self, settings: BinaryConnect, network: Network, values: dict[str, float], limits: dict[str, float]) -> None:
+        super().__init__(settings, network, values, limits)
+        self.binarize()
+
+
+class Stochastic(Binary):
+    """Drawn weights lie in the network from a step's beginning to its gradients, the real ones at all other times."""
+
+    def __init__(self, settings: BinaryConnect, network: Network, values: dict[str, float], limits: dict[str, float]) -> None:
+        super().__init__(settings, network, values, limits)
+        self.real: dict[str, Tensor] = {}
+
+    def step(self, progress: float) -> bool:
+        """Draw."""
+        self.clip()
+        for name, value in self.values.items():
+            weight = self.network.get(name).detach()
+            self.real[name] = weight.clone()
+            noise = torch.rand(weight.shape).to(weight.device) * 2 - 1  # drawn on the CPU: the same on each device
+            weight.copy_(torch.where(weight / self.limits[name] + noise >= 0, value, -value))
+        return False
+
+    def after_backward(self, progress: float) -> None:
+        """The real weights take the gradient of the drawn ones."""
+        for name, real in self.real.items():
+            self.network.get(name).detach().copy_(real)
+        self.real = {}
+
+    def finish(self) -> dict[str, Any]:
+        """Binary weights where they are to stay."""
+        facts = super().finish()
+        if self.settings.binary:
+            self.binarize()
+        return facts
+
+
+def coefficient(weight: Tensor, node: fx.Node) -> float:
+    """Glorot's: ``sqrt(1.5 / (inputs + outputs))``, a convolution's counted with its window."""
+    window = math.prod(weight.shape[2:])
+    return math.sqrt(1.5 / ((weight.shape[0] + weight.shape[1]) * window))
