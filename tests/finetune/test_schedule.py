@@ -18,6 +18,13 @@ def test_warmup_climbs_in_a_line_then_the_schedule_begins() -> None:
     assert factor("constant", 0, 10, warmup=0.0) == 1.0
 
 
+def test_exponential_falls_by_the_same_share_each_step() -> None:
+    found = [factor("exponential", s, 100, warmup=0.2, gamma=3e-3) for s in range(20, 101)]
+    assert found[0] == 1.0
+    assert math.isclose(found[-1], 3e-3)
+    assert all(math.isclose(a / b, found[0] / found[1]) for a, b in zip(found, found[1:]))
+
+
 def test_step_falls_at_its_milestones() -> None:
     found = [factor("step", s, 100, milestones=(0.5, 0.75), gamma=0.1) for s in (0, 49, 50, 74, 75, 99)]
     assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-Schedule = Literal["cosine", "constant", "step", "onecycle"]
+Schedule = Literal["cosine", "constant", "step", "exponential", "onecycle"]
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
 ONECYCLE_START = 1 / 25
 ONECYCLE_END = 1e-4
@@ -18,7 +18,8 @@ def factor(
 
     warmup: the part of the steps in which the rate climbs linearly from zero; the schedule fills the rest. cosine: to zero along half a
     cosine (Loshchilov & Hutter 2017, SGDR eq. 5 without restarts). step: times ``gamma`` at each of ``milestones`` (parts of the whole).
-    onecycle: up from 1/25 and down to 1/10,000 along two half cosines (Smith & Topin 2018); ``warmup`` is the part going up, 0.3 if zero.
+    exponential: to ``gamma`` in the end, by the same share each step. onecycle: up from 1/25 and down to 1/10,000 along two half cosines
+    (Smith & Topin 2018); ``warmup`` is the part going up, 0.3 if zero.
     """
     if schedule == "onecycle":
         return _onecycle(step / max(steps, 1), warmup or 0.3)
@@ -27,6 +28,8 @@ def factor(
         return (step + 1) / climbing
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * (step - climbing) / max(steps - climbing, 1)))
+    if schedule == "exponential":
+        return float(gamma ** ((step - climbing) / max(steps - climbing, 1)))
     if schedule == "step":
         return float(gamma ** sum(step >= milestone * steps for milestone in milestones))
     return 1.0
