@@ -1,0 +1,159 @@
+"""Line 4: EfficientNet-Lite0 in 8 and 4 bits after training, from 200 photos without labels.
+
+Every fifth photo calibrates. Settings are chosen inside that fifth: calibrated on 150 of them, the divergence from the float network
+measured on the other 50. What is chosen is calibrated on all 200, lowered, and its Program is run on the other 800. The fastest peer that
+installs here, onnxruntime's static quantization, has the same photos.
+"""
+
+import itertools
+import math
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Row, at_least, at_most, skipped
+from benchmarks.subjects import Subject, agreement, efficientnet_subject, kl_divergence, outputs_of
+from karui.compress.quantize.int8 import Quantize
+from karui.data import Data, Part
+from karui.errors import DataError, ToolError
+from karui.export import onnx as onnx_target
+from karui.finetune.phases import Phase, run_phases
+from karui.graph.network import Network
+from karui.lower import lower
+from karui.program import interpreter
+from karui.program.program import Program
+from karui.search import scores
+
+OBSERVERS = ("minmax", "percentile", "mse", "entropy")
+RANGES = ("minmax", "mse")
+BITS4: dict[str, dict[str, Any]] = {
+    "round to nearest": {"rounding": "nearest"},
+    "GPTQ": {"rounding": "gptq", "bias_correction": True},
+    "AdaRound": {"rounding": "adaround", "bias_correction": True},
+}
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """int8 beside its peer, then int4 weights."""
+    try:
+        subject = efficientnet_subject()
+    except (DataError, ToolError) as reason:
+        yield skipped("4 efficientnet_lite0", str(reason))
+        return
+    yield from compared(subject, halves=halves(subject.data), test=subject.data.test)
+
+
+def halves(data: Data) -> tuple[Data, Part]:
+    """Of the calibration photos, three in four to calibrate with, and the fourth to choose by."""
+    part = data.calibration
+    chosen = [i for i in range(len(part)) if i % 4]  # type: ignore[arg-type]
+    fit = part.subset(chosen, name="photos to fit")  # type: ignore[attr-defined]
+    held = part.subset(slice(0, None, 4), name="photos to choose by")  # type: ignore[attr-defined]
+    return replace(data, calibration=fit), held
+
+
+def compared(subject: Subject, *, halves: tuple[Data, Part], test: Part) -> Iterator[Row]:
+    """Settings chosen, then every figure on the photos for the test."""
+    network, (fit, held) = subject.network, halves
+    near, far = (outputs_of(network, part) for part in (held, test))
+    tried: dict[tuple[Any, ...], float] = {}
+    for observer, weights, bias in itertools.product(OBSERVERS, RANGES, (False, True)):
+        made = quantized(network, fit, observer=observer, weight_range=weights, bias_correction=bias)
+        tried[observer, weights, bias] = float(kl_divergence(outputs_of(made, held), near).mean())
+    observer, weights, bias = min(tried, key=lambda key: tried[key])
+    chosen: dict[str, Any] = {"observer": observer, "weight_range": weights, "bias_correction": bias}
+    for rounding in ("gptq", "adaround"):
+        made = quantized(network, fit, **chosen, rounding=rounding)
+        tried[observer, weights, bias, rounding] = float(kl_divergence(outputs_of(made, held), near).mean())
+    for key, value in tried.items():
+        yield Row(case=f"4 int8, {' '.join(map(str, key))}", figure="KL on the 50 photos to choose by", value=value, unit="nat")
+    best = min(tried, key=lambda key: tried[key])
+    if len(best) == 4:
+        chosen["rounding"] = best[3]
+    yield from _int8(subject, chosen, far, test)
+    yield from _ort(subject, far, test)
+    for name, settings in BITS4.items():
+        start = time.perf_counter()
+        made = quantized(network, subject.data, bits=4, observer=observer, weight_range="mse", **settings)
+        spent = time.perf_counter() - start
+        outputs = program_outputs(lower(made), test)
+        yield from _figures(f"4 int4 weights, {name}", outputs, far, spent)
+        if name != "round to nearest":
+            yield at_least(f"4 int4 weights, {name}", "agreement", 100 * float(agreement(outputs, far).mean()), 85, "%")
+
+
+def _int8(subject: Subject, chosen: dict[str, Any], far: Tensor, test: Part) -> Iterator[Row]:
+    start = time.perf_counter()
+    made = quantized(subject.network, subject.data, **chosen)
+    spent = time.perf_counter() - start
+    outputs = program_outputs(lower(made), test)
+    case = f"4 int8, karui ({', '.join(f'{k}={v}' for k, v in chosen.items())})"
+    yield from _figures(case, outputs, far, spent)
+    yield at_most("4 int8, karui", "KL", float(kl_divergence(outputs, far).mean()), 0.007, "nat", peer="0.0100: onnxruntime u8s8")
+
+
+def _figures(case: str, outputs: Tensor, far: Tensor, spent: float) -> Iterator[Row]:
+    same, kl = agreement(outputs, far), kl_divergence(outputs, far)
+    half = 1.96 * math.sqrt(float(same.mean() * (1 - same.mean())) / len(same))
+    yield Row(case=case, figure="agreement with float, ± the 95 % interval", value=100 * float(same.mean()), unit="%", spread=100 * half)
+    yield Row(case=case, figure="KL(float ‖ it)", value=float(kl.mean()), unit="nat", spread=float(kl.std() / math.sqrt(len(kl))))
+    yield Row(case=case, figure="time to quantize", value=spent, unit="s")
+    yield Row(case=case, figure="peak memory so far", value=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, unit="MB")
+
+
+def quantized(network: Network, data: Data, **settings: Any) -> Network:
+    """Quantized after training with all calibration photos."""
+    return run_phases(network, data, [Phase(techniques=(Quantize(samples=200, **settings),))]).network
+
+
+def program_outputs(program: Program, part: Part) -> Tensor:
+    """What the interpreter gives for every photo: [N, classes]."""
+    found = [scores.outputs_of(program, interpreter.run(program, scores.feeds(program, batch)))[0] for batch in part.batches(25)]
+    return torch.cat(found)
+
+
+# ── the peer ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _ort(subject: Subject, far: Tensor, test: Part) -> Iterator[Row]:
+    """onnxruntime's static quantization of our float export, as its handbook says for x86: u8 activations, s8 weights per channel."""
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self, name: str, feed: Callable[[], Iterator[np.ndarray]]) -> None:
+            self.name, self.left = name, feed()
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            x = next(self.left, None)
+            return None if x is None else {self.name: x}
+
+    program = lower(subject.network)
+
+    def feed() -> Iterator[np.ndarray]:
+        return (scores.feeds(program, batch)[0] for batch in subject.data.calibration.batches(1))
+
+    with tempfile.TemporaryDirectory() as scratch:
+        float_file = onnx_target.write(program, Path(scratch)).main
+        ready, done = Path(scratch) / "ready.onnx", Path(scratch) / "int8.onnx"
+        name = onnxruntime.InferenceSession(str(float_file)).get_inputs()[0].name
+        start = time.perf_counter()
+        quant_pre_process(str(float_file), str(ready))
+        quantize_static(
+            str(ready), str(done), Reader(name, feed), per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8
+        )
+        spent = time.perf_counter() - start
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", "1")  # without it 8-bit products saturate where there is no VNNI
+        session = onnxruntime.InferenceSession(str(done), options)
+        found = [torch.from_numpy(session.run(None, {name: scores.feeds(program, batch)[0]})[0]) for batch in test.batches(25)]
+    yield from _figures("4 int8, onnxruntime u8s8 static", torch.cat(found), far, spent)
