@@ -29,8 +29,8 @@ from karui.graph.doors.torch import capture
 from karui.graph.network import Network
 from karui.zoo import catalogue
 
-RETRAIN = Training(epochs=7, batch_size=128, lr=0.05, weight_decay=5e-4, schedule="onecycle", warmup=0.1, channels_last=True)
-SHORT = replace(RETRAIN, epochs=0, steps=200, lr=0.02)
+RETRAIN = Training(epochs=6, batch_size=128, lr=0.05, weight_decay=5e-4, schedule="onecycle", warmup=0.1, channels_last=True)
+SHORT = replace(RETRAIN, epochs=0, steps=150, lr=0.02)
 CHANNELS = tuple(itertools.product(("l2_norm", "taylor", "taylor_bn"), ("uniform", "global")))  # importance, allocation: the candidates
 SPARSITY = 0.9  # of the table: where the rules differ
 IMPORTANCES = ("magnitude", "taylor", "fisher", "wanda")
@@ -57,7 +57,7 @@ def resnet20(data: Data) -> Iterator[Row]:
     macs = measure(dense).macs
     trials = dict(zip(CHANNELS, tried(dense, data), strict=True))
     for pair, accuracy in trials.items():
-        yield Row(case=f"{case}, channels, {' x '.join(pair)}", figure="validation accuracy after 300 steps", value=accuracy, unit="%")
+        yield Row(case=f"{case}, channels, {' x '.join(pair)}", figure="validation accuracy after 200 steps", value=accuracy, unit="%")
     best = max(CHANNELS, key=lambda pair: trials[pair])
     ours = trained(dense, data, [Phase(techniques=(halved(*best),), training=RETRAIN)], f"resnet20/channels-{'-'.join(best)}")
     start = torch_pruned(0.5)
@@ -94,7 +94,7 @@ def halved(importance: str, allocation: str) -> PruneChannels:
 
 def tried(dense: Network, data: Data) -> Iterator[float]:
     """The validation accuracy of each candidate, after a short training."""
-    short = replace(RETRAIN, epochs=0, steps=300, lr=0.02)
+    short = replace(RETRAIN, epochs=0, steps=200, lr=0.02)
     for pair in CHANNELS:
         network = trained(dense, data, [Phase(techniques=(halved(*pair),), training=short)], f"resnet20/try-{'-'.join(pair)}")
         yield score(network, data.validation, data.metric)
