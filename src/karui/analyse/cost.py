@@ -133,7 +133,7 @@ class WeightCost:
 
 
 def weight_cost(network: Network, parameter: str, forms: list[Form] | None = None) -> WeightCost:
-    """Bits of the last numeric form × stored numbers, in whole bytes, and 4 bytes for each of its scales; not where the zeros are."""
+    """Bits of the last numeric form × stored numbers, in whole bytes, and 4 bytes for each scale or codebook entry; not where zeros are."""
     forms = forms_on(network, parameter) if forms is None else forms
     size = network.get(parameter).numel()
     stored, bits, scales = size, 32, 0
@@ -142,6 +142,8 @@ def weight_cost(network: Network, parameter: str, forms: list[Form] | None = Non
             stored = int(network.get(form.state["mask"]).count_nonzero())
         else:
             bits, scales = bits_of(form), network.get(form.state["scale"]).numel() if "scale" in form.state else 0
+            if entries := entries_of(network, form):
+                bits, scales = max(1, (entries - 1).bit_length()), entries
     return WeightCost(params=size, stored=stored, nbytes=-(-stored * bits // 8) + 4 * scales)
 
 
@@ -150,6 +152,11 @@ def bits_of(form: Form) -> int:
     if form.op is torch.ops.karui.fake_quantize.default:
         return (form.constants["qmax"] - form.constants["qmin"]).bit_length()
     return 1 if form.op is torch.ops.karui.binarize.default else 32
+
+
+def entries_of(network: Network, form: Form) -> int:
+    """How many entries the form's codebook has; 0 if it has none."""
+    return network.get(form.state["codebook"]).numel() if "codebook" in form.state else 0
 
 
 def _parameters_of(network: Network, node: Node) -> list[tuple[str, list[Form]]]:

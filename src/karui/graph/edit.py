@@ -28,16 +28,23 @@ class Form:
 
 
 def put_on_parameter(
-    network: Network, parameter: str, op: Any, *, state: Mapping[str, Tensor] | None = None, args: tuple[Any, ...] | None = None
+    network: Network,
+    parameter: str,
+    op: Any,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    args: tuple[Any, ...] | None = None,
+    beneath: bool = False,
 ) -> Node:
     """Append a form to a parameter: after its last form, and seen by everyone who uses the parameter, however often it is tied.
 
+    beneath: before its first form instead, for one that doesn't look at what it is given: masks then act on what it gives.
     op: ``torch.ops.karui.mask.default`` and the like. state: key → tensor, registered as ``{parameter}_{key}`` (``conv1.weight_mask``), a
     parameter where the tensor is an ``nn.Parameter``, else a buffer. args: the operands after the weight, in which a key of ``state``
     stands for its tensor; left out, they are the state in its order. Raises RecipeError if such a form is there already.
     """
     parameter = network.canonical_name(parameter)
-    return _insert(network, chain_of(network, parameter)[-1], op, parameter, state or {}, args)
+    return _insert(network, chain_of(network, parameter)[0 if beneath else -1], op, parameter, state or {}, args)
 
 
 def put_on_edge(
@@ -132,8 +139,10 @@ def resize(network: Network, name: str, axis: int, keep: Tensor) -> None:
     keep = keep.to(old.device)
     for form in forms_on(network, name):
         channels = form.constants.get("axis", 0)
-        for owned in form.state.values():
+        for key, owned in form.state.items():
             state = network.get(owned).detach()
+            if key == "codebook":  # of all channels, however many entries it has
+                continue
             if state.shape == old.shape:
                 network.set(owned, state.index_select(axis, keep))
             elif channels is not None and channels % old.dim() == axis and state.shape == old.shape[axis : axis + 1]:

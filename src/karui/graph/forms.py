@@ -7,6 +7,7 @@ The latent value stays untouched beneath; gradients are straight-through estimat
 ``torch.ops.karui.mask(w, mask, dense)``                               w where mask is 1, zero elsewhere
 ``torch.ops.karui.fake_quantize(x, scale, zero_point, qmin, qmax, axis)``   x rounded to the grid that its integers can write
 ``torch.ops.karui.binarize(w, scale)``                                 ±scale by the sign of w
+``torch.ops.karui.palette(w, codebook, index)``                        each weight the entry of a codebook that its index names
 """
 
 import math
@@ -164,6 +165,47 @@ def _binarize_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -
 
 
 binarize.register_autograd(_binarize_backward, setup_context=_binarize_setup)
+
+
+# ── palette ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@torch.library.custom_op("karui::palette", mutates_args=())
+def palette(w: Tensor, codebook: Tensor, index: Tensor) -> Tensor:
+    """``codebook[index]``: index is uint8 of w's shape, codebook float32 ``[entries]``.
+
+    Gradient to the codebook: each entry's is the sum over the weights that share it (Han et al. 2016, "Deep compression", eq. 3). What lies
+    beneath gets none.
+    """
+    return codebook[index.long()]
+
+
+@palette.register_fake
+def _(w: Tensor, codebook: Tensor, index: Tensor) -> Tensor:
+    return torch.empty_like(w)
+
+
+@torch.library.custom_op("karui::palette_backward", mutates_args=())
+def palette_backward(grad: Tensor, codebook: Tensor, index: Tensor) -> Tensor:
+    """The sums. An op of its own, so that ``torch.compile`` need not look into it."""
+    return torch.zeros_like(codebook).index_add_(0, index.long().flatten(), grad.flatten())
+
+
+@palette_backward.register_fake
+def _(grad: Tensor, codebook: Tensor, index: Tensor) -> Tensor:
+    return torch.empty_like(codebook)
+
+
+def _palette_setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _palette_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[None, Tensor, None]:
+    codebook, index = ctx.saved_tensors  # type: ignore[attr-defined]
+    return None, torch.ops.karui.palette_backward(grad, codebook, index), None
+
+
+palette.register_autograd(_palette_backward, setup_context=_palette_setup)
 
 
 def is_form(node: Node) -> bool:

@@ -1,13 +1,14 @@
 """Parameters and the forms on them → Weights in the program's axis order."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from karui.lower.builder import Builder
-from karui.program.program import AffineValues, Array, Dense, Element, FloatValues, SignValues, Support, Values, Weight
+from karui.program.program import AffineValues, Array, CodebookValues, Dense, Element, FloatValues, SignValues, Support, Values, Weight
 
 OPS = torch.ops.karui
 
@@ -38,6 +39,10 @@ def weight_of(builder: Builder, node: torch.fx.Node, axes: Callable[[torch.Tenso
             values, value = _affine(builder, parameter, value, arguments, channel)
         elif form.target is OPS.binarize.default:
             values, value = _sign(builder, parameter, value, arguments, channel)
+        elif form.target is OPS.palette.default:
+            codebook, index = (each.cpu() for each in arguments)
+            values = CodebookValues(index=index.numpy(), codebook=codebook.float().numpy(), scale=np.ones((), np.float32))
+            value = codebook[index.long()]
         else:
             builder.refuse(f"the form {form.target} on '{parameter}'", "this version has no rule for it")
     values = values or FloatValues(data=value.float().numpy())
@@ -96,6 +101,10 @@ def _arranged(name: str, support: Support, values: Values, axes: Callable[[torch
     if isinstance(values, FloatValues):
         data = move(values.data)
         return Weight(name=name, shape=data.shape, support=support, values=FloatValues(data=data))
+    if isinstance(values, CodebookValues):
+        index = move(values.index)
+        index = index if mask is None else np.where(mask, index, 0).astype(np.uint8)
+        return Weight(name=name, shape=index.shape, support=support, values=replace(values, index=index))
     assert isinstance(values, AffineValues | SignValues)
     codes = move(values.codes)
     if mask is not None:
