@@ -48,7 +48,13 @@ NETWORKS: Mapping[str, Entry] = MappingProxyType(
             weights="lenet5.safetensors",
             description="LeNet-5 in Caffe's widths: the demo's patient",
         ),
-        "resnet8": Entry(builder=resnet8, input=(3, 32, 32), data="cifar-10", description="MLPerf Tiny's image classification"),
+        "resnet8": Entry(
+            builder=resnet8,
+            input=(3, 32, 32),
+            data="cifar-10",
+            weights="resnet8.safetensors",
+            description="MLPerf Tiny's image classification",
+        ),
         "resnet20": Entry(
             builder=resnet20,
             input=(1, 28, 28),
