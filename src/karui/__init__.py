@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from karui.compress.prune.channels import PruneChannels as PruneChannels
     from karui.compress.prune.layerwise import PruneLayerwise as PruneLayerwise
     from karui.compress.prune.weights import Prune as Prune
+    from karui.compress.quantize.binaryconnect import BinaryConnect as BinaryConnect
     from karui.compress.quantize.int8 import Quantize as Quantize
+    from karui.compress.quantize.palette import Palette as Palette
     from karui.compress.technique import Attached as Attached
     from karui.compress.technique import Technique as Technique
     from karui.data import ACCURACY as ACCURACY
@@ -38,6 +40,7 @@ _HOMES = {
     "ACCURACY": "karui.data",
     "Attached": "karui.compress.technique",
     "Batch": "karui.data",
+    "BinaryConnect": "karui.compress.quantize.binaryconnect",
     "Budget": "karui.budget",
     "Cost": "karui.budget",
     "Data": "karui.data",
@@ -45,6 +48,7 @@ _HOMES = {
     "KaruiError": "karui.errors",
     "Metric": "karui.data",
     "Network": "karui.graph.network",
+    "Palette": "karui.compress.quantize.palette",
     "Phase": "karui.finetune.phases",
     "Pixels": "karui.pixels",
     "Prune": "karui.compress.prune.weights",
