@@ -4,22 +4,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from karui.analyse.observe import watch
-from karui.compress import layerwise
-from karui.compress.layerwise import (
-    adapted,
-    block_saliency,
-    chain_saliency,
-    columns,
-    damped,
-    error,
-    gains,
-    least_squares,
-    prune,
-    reconstruct,
-    saliency,
-    solve,
-    walk,
-)
+from karui.compress import layerwise, solver
+from karui.compress.layerwise import columns, gains, walk
+from karui.compress.solver import adapted, block_saliency, chain_saliency, damped, error, least_squares, prune, reconstruct, saliency, solve
 from karui.data import Batch
 from karui.errors import DataError
 from karui.graph.doors.torch import capture
@@ -156,7 +143,7 @@ def test_the_exact_solution_is_taken_where_it_is_affordable(monkeypatch: pytest.
     x = torch.randn(100, 12) @ torch.randn(12, 12)
     hessian, weight, mask = (2 / 100 * x.T @ x).double(), torch.randn(5, 12), torch.rand(5, 12) > 0.5
     assert torch.equal(reconstruct(weight, mask, hessian), least_squares(weight, mask, hessian))
-    monkeypatch.setattr(layerwise, "EXACT", 1.0)
+    monkeypatch.setattr(solver, "EXACT", 1.0)
     assert torch.equal(reconstruct(weight, mask, hessian), prune(weight, mask, hessian))
 
 

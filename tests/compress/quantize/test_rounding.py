@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from karui.compress.layerwise import error, walk
+from karui.compress.layerwise import walk
 from karui.compress.prune.weights import Prune
 from karui.compress.quantize.adaround import adaround
 from karui.compress.quantize.int8 import Quantize
 from karui.compress.quantize.layer import Layer
 from karui.compress.quantize.ranges import best_share, channel_scale
+from karui.compress.solver import error
 from karui.compress.statistics import moments
 from karui.data import Data
 from karui.errors import RecipeError

@@ -12,26 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from karui.compress.layerwise import (
-    LAYERS,
-    Site,
-    adapted,
-    admm,
-    block_saliency,
-    chain_saliency,
-    damped,
-    error,
-    gains,
-    reconstruct,
-    second,
-    walk,
-)
+from karui.compress.layerwise import LAYERS, Site, gains, second, walk
 from karui.compress.prune.allocation import Allocation, AllocationName, Layer, allocated, allocation_of, largest
 from karui.compress.prune.evidence import Evidence, first
 from karui.compress.prune.importance import ImportanceName, Seen, WeightImportance, weight_importance
 from karui.compress.prune.masked import Masked, mask_weights, zeros_in
 from karui.compress.prune.patterns import pattern_of
 from karui.compress.select import patterns, weights
+from karui.compress.solver import adapted, admm, block_saliency, chain_saliency, damped, error, reconstruct
 from karui.compress.statistics import Behind, moments
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.data import Batch

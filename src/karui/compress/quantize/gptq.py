@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from karui.compress.layerwise import solve
 from karui.compress.quantize.layer import Layer
+from karui.compress.solver import solve
 
 
 def gptq(layer: Layer) -> Tensor:

@@ -6,7 +6,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from karui.compress.layerwise import Site, adapted, damped, second
+from karui.compress.layerwise import Site, second
+from karui.compress.solver import adapted, damped
 
 DAMPING = 0.01
 
