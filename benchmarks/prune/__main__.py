@@ -13,7 +13,8 @@ def unless_quick(full: Callable[[bool], Iterator[Row]], line: str) -> Callable[[
 
 LINES = {
     "1": unless_quick(mnist.rows, "1"),
-    "2": unless_quick(cifar.rows, "2"),
+    "2a": unless_quick(cifar.rows(cifar.resnet20), "2a"),
+    "2b": unless_quick(cifar.rows(cifar.table), "2b"),
     "3": speed.rows,
     "4": unless_quick(layerwise.rows, "4"),
     "5": size.rows,

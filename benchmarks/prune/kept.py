@@ -15,8 +15,8 @@ from karui.run import onnxruntime as ort
 from karui.search.scores import program_scores
 
 FOLDER = RESULTS / "prune"
-LINES: Mapping[str, str] = {"lenet300-56x": "1", "lenet5-108x": "1", "resnet20-sparse-90": "2"}
-DATA: Mapping[str, str] = {"1": "mnist", "2": "cifar-10"}
+LINES: Mapping[str, str] = {"lenet300-56x": "1", "lenet5-108x": "1", "resnet20-sparse-90": "2a"}
+DATA: Mapping[str, str] = {"1": "mnist", "2a": "cifar-10"}
 
 
 def keep(name: str, network: Network) -> None:
