@@ -1,4 +1,4 @@
-"""Lines 2a and 2b: ResNet-20 and ResNet-8 on CIFAR-10: channels against torch-pruning, blocks, weights, and which importance with which allocation.
+"""Lines 2a and 2b, on CIFAR-10. ResNet-20: channels against torch-pruning, blocks, weights. ResNet-8: each importance by each allocation.
 
 The dense networks are the zoo's. Seeds are those of the retraining. How channels are ranked is chosen on validation, by short trainings.
 """
