@@ -128,6 +128,13 @@ def test_clusters_on_a_line(numbers: list[float], count: int, how: int) -> None:
     assert np.square(line - found[of]).sum() <= np.square(line - start[nearest(line, start)]).sum() + 1e-9
 
 
+def test_numbers_of_all_sizes() -> None:
+    line = np.array([0.0, 1e-298, -1e-298, 1e-30, 0.125, 1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9, 9.5, 10, 1e6])
+    found = kmeans(line, started(line, 16, "density", np.random.default_rng(0)))
+    assert (np.diff(found) >= 0).all()
+    assert np.abs(line - found[nearest(line, found)]).max() < 0.6
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -130,11 +130,12 @@ def nearest(numbers: Floats, centroids: Floats) -> NDArray[np.int64]:
 def kmeans(numbers: Floats, centroids: Floats) -> Floats:
     """Lloyd's algorithm until nothing moves; centroids that nobody is nearest to stay where they are. Rising."""
     line = np.sort(numbers)
-    sums = np.concatenate([[0.0], np.cumsum(line)])
     for _ in range(ROUNDS):
         cuts = np.concatenate([[0], np.searchsorted(line, (centroids[1:] + centroids[:-1]) / 2), [len(line)]])
         counts = np.diff(cuts)
-        moved = np.where(counts > 0, np.diff(sums[cuts]) / np.maximum(counts, 1), centroids)
+        moved = centroids.copy()
+        moved[counts > 0] = np.add.reduceat(line, cuts[:-1][counts > 0]) / counts[counts > 0]
+        moved = np.maximum.accumulate(moved)  # means of parts of a line rise, up to the last bit
         if np.array_equal(moved, centroids):
             break
         centroids = moved
