@@ -13,6 +13,7 @@ def unless_quick(full: Callable[[bool], Iterator[Row]], line: str) -> Callable[[
 
 LINES = {
     "1": unless_quick(mnist.rows, "1"),
+    "1b": unless_quick(mnist.figure5, "1b"),
     "2a": unless_quick(cifar.rows(cifar.resnet20), "2a"),
     "2b": unless_quick(cifar.rows(cifar.table), "2b"),
     "3": speed.rows,
