@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
+import torch
 from torch import fx
 
 from karui.errors import RecipeError
+from karui.graph import edit
 from karui.graph.carry import parameter_of
 from karui.graph.network import Network
 from karui.graph.placement import CONVOLUTIONS, LINEARS
 
+MASK = torch.ops.karui.mask.default
 Patterns = tuple[str, ...]
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
@@ -52,6 +55,13 @@ def weights(network: Network, include: Patterns, exclude: Patterns) -> dict[str,
             f"include {list(include)} and exclude {list(exclude)} leave no layer of '{network.name}': it has {', '.join(found)}"
         )
     return kept
+
+
+def refuse_formatted(network: Network, names: Iterable[str], *, but: Any = None) -> None:
+    """Raises RecipeError for a weight that has a number format: a form that is neither a mask nor ``but``. One format a weight."""
+    for name in names:
+        if any(form.op not in (MASK, but) for form in edit.forms_on(network, name)):
+            raise RecipeError(f"'{name}' has a number format already; exclude it")
 
 
 def rule_named(rule: str | Rule, known: Mapping[Any, Rule], field: str, *, kind: str, form: str) -> Rule:

@@ -113,6 +113,17 @@ def test_what_a_stochastic_training_ends_with(test_weights, binary: bool) -> Non
     assert network.get("fc1.weight").abs().max() <= coefficient(network.get("fc1.weight"), None) + 1e-6
 
 
+@pytest.mark.parametrize("steps", [0, 5])
+def test_a_draw_is_nothing_to_end_with(steps: int) -> None:
+    network = small()
+    real = network.get("fc1.weight").detach().clone()
+    limit = coefficient(real, None)
+    attached = BinaryConnect(stochastic=True).attach(network, context(network, steps=steps))
+    attached.step(0.0)
+    assert attached.finish()["test_weights"] == "real"
+    assert torch.equal(edit.value_of(network, "fc1.weight"), real.clamp(-limit, limit))
+
+
 def test_it_learns() -> None:
     network, on = small(), data()
     attached = BinaryConnect().attach(network, context(network, steps=80, on=on))
@@ -144,3 +155,5 @@ def test_one_number_format_a_weight() -> None:
     with pytest.raises(RecipeError, match=r"'fc1\.weight' has a number format already; exclude it"):
         BinaryConnect().attach(network, context(network))
     BinaryConnect(exclude=("fc1",)).attach(network, context(network)).finish()
+    with pytest.raises(RecipeError, match=r"'conv1\.weight' has a number format already; exclude it"):
+        Quantize().attach(network, context(network))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, fx
 
-from karui.compress.select import patterns, weights
+from karui.compress.select import patterns, refuse_formatted, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.errors import RecipeError
 from karui.graph import edit
@@ -26,9 +26,10 @@ class BinaryConnect(Technique):
 
     stochastic: +H with the probability ``clip((w / c + 1) / 2, 0, 1)`` (eq. 2), drawn anew each step; else the sign (eq. 1). H: the two
     values; None: Glorot's coefficient ``sqrt(1.5 / (inputs + outputs))`` of each layer, which keeps signals about their size. scale_lr:
-    real weights learn at the learning rate divided by that coefficient (§2.5); to clip them at c = the coefficient instead of c = H is the
-    same, and done. test_weights: what the network ends with (§2.6): "binary", the sign; "real", the real weights, which the
-    paper takes where they were trained stochastically, and which are no smaller; None: as the paper. include, exclude: patterns over names.
+    real weights learn at the learning rate divided by that coefficient, as §2.5 has it for Adam; to clip them at c = the coefficient
+    instead of c = H is the same, and done. test_weights: what the network ends with (§2.6): "binary", the sign; "real", the real weights,
+    which the paper takes where they were trained stochastically, and which are no smaller; None: as the paper.
+    include, exclude: patterns over names.
     """
 
     stage: ClassVar[Stage] = "numbers"
@@ -58,15 +59,11 @@ class BinaryConnect(Technique):
     def attach(self, network: Network, context: Context) -> Attached:
         """Clip the chosen weights; make them binary, unless that is drawn anew each step."""
         layers = weights(network, self.include, self.exclude)
-        for name in layers:
-            if any(form.op is not torch.ops.karui.mask.default for form in edit.forms_on(network, name)):
-                raise RecipeError(f"'{name}' has a number format already; exclude it, or put BinaryConnect first")
+        refuse_formatted(network, layers)
         glorot = {name: coefficient(network.get(name), nodes[0]) for name, nodes in layers.items()}
         values = {name: self.H if self.H is not None else glorot[name] for name in layers}
         limits = {name: min(1.0, glorot[name] if self.scale_lr else values[name]) for name in layers}
-        if self.stochastic and context.steps > 0:
-            return Stochastic(self, network, values, limits)
-        return Deterministic(self, network, values, limits)
+        return (Stochastic if self.stochastic else Deterministic)(self, network, values, limits)
 
 
 class Binary(Attached):
@@ -133,6 +130,7 @@ class Stochastic(Binary):
 
     def finish(self) -> dict[str, Any]:
         """Binary weights where they are to stay."""
+        self.after_backward(1.0)  # a draw that no gradient followed is no weight to end with
         facts = super().finish()
         if self.settings.binary:
             self.binarize()

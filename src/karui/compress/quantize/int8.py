@@ -12,7 +12,7 @@ from karui.analyse import observe
 from karui.analyse.observe import Observer
 from karui.compress.quantize.ranges import CODES, WeightRange, affine, best_share, channel_scale, observer_of
 from karui.compress.quantize.rounding import Rounding, RoundingName, nearest, round_layers, roundable, rounding_of
-from karui.compress.select import patterns, weights
+from karui.compress.select import patterns, refuse_formatted, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.data import Batch, Part
 from karui.errors import RecipeError
@@ -74,6 +74,7 @@ class Quantize(Technique):
     def attach(self, network: Network, context: Context) -> "Quantizing":
         """Put quantizers on weights, then observe and put quantizers on activations."""
         layers = weights(network, self.include, self.exclude)
+        refuse_formatted(network, layers, but=FAKE_QUANTIZE)
         axes = {name: axis for name, nodes in layers.items() if (axis := channel_axis(nodes)) is not None}
         shares = {name: self._on_weight(network, name, axis) for name, axis in axes.items()}
         nodes = needed_points(network)

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from karui.compress.select import patterns, weights
+from karui.compress.select import MASK, patterns, refuse_formatted, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.errors import RecipeError
 from karui.graph import edit
 from karui.graph.network import Network
 
-MASK, PALETTE = torch.ops.karui.mask.default, torch.ops.karui.palette.default
+PALETTE = torch.ops.karui.palette.default
 Initialization = Literal["linear", "density", "random"]
 Gradient = Literal["mean", "sum"]
 Floats = NDArray[np.float64]
@@ -56,9 +56,7 @@ class Palette(Technique):
     def attach(self, network: Network, context: Context) -> "Shared":
         """Cluster each chosen weight and put its codebook on it. Raises RecipeError for one that has a number format."""
         names = list(weights(network, self.include, self.exclude))
-        for name in names:
-            if any(form.op is not MASK for form in edit.forms_on(network, name)):
-                raise RecipeError(f"'{name}' has a number format already; exclude it")
+        refuse_formatted(network, names)
         for place, name in enumerate(names):
             self._share(network, name, np.random.default_rng((context.seed, place)))
         return Shared(network, tuple(names), self.gradient)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from karui.analyse import histogram, observe
 from karui.analyse.observe import Observer
-from karui.errors import RecipeError
+from karui.compress.select import rule_named
 
 WeightRange = Literal["minmax", "mse"]
 CODES = 127  # activations are −128 … 127, weights symmetric
@@ -45,8 +45,6 @@ def affine(low: float, high: float) -> tuple[Tensor, Tensor]:
 
 def observer_of(rule: str | Observer) -> Observer:
     """The function that a setting names; a function stands for itself. Raises RecipeError for an unknown name."""
-    if callable(rule):
-        return rule
     known: dict[str, Observer] = {
         "minmax": observe.minmax,
         "moving_average": observe.moving_average,
@@ -54,6 +52,4 @@ def observer_of(rule: str | Observer) -> Observer:
         "mse": histogram.mse,
         "entropy": histogram.entropy,
     }
-    if rule not in known:
-        raise RecipeError(f"observer: {rule!r} is not an observer: use {', '.join(known)} or a function (seen, value) → seen")
-    return known[rule]
+    return rule_named(rule, known, "observer", kind="an observer", form="(seen, value) → seen")
