@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from karui.compress.prune.channels import PruneChannels as PruneChannels
     from karui.compress.prune.layerwise import PruneLayerwise as PruneLayerwise
     from karui.compress.prune.weights import Prune as Prune
+    from karui.compress.quantize.binarize import Binarize as Binarize
     from karui.compress.quantize.binaryconnect import BinaryConnect as BinaryConnect
     from karui.compress.quantize.int8 import Quantize as Quantize
     from karui.compress.quantize.palette import Palette as Palette
@@ -40,6 +41,7 @@ _HOMES = {
     "ACCURACY": "karui.data",
     "Attached": "karui.compress.technique",
     "Batch": "karui.data",
+    "Binarize": "karui.compress.quantize.binarize",
     "BinaryConnect": "karui.compress.quantize.binaryconnect",
     "Budget": "karui.budget",
     "Cost": "karui.budget",
@@ -68,6 +70,7 @@ __all__ = [  # noqa: F822 (some come through __getattr__)
     "ACCURACY",
     "Attached",
     "Batch",
+    "Binarize",
     "BinaryConnect",
     "Budget",
     "Cost",

@@ -1,6 +1,6 @@
 """What a setting chooses: layers, by patterns over their names; a rule, by its name or as a function. The same for every technique."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -57,10 +57,10 @@ def weights(network: Network, include: Patterns, exclude: Patterns) -> dict[str,
     return kept
 
 
-def refuse_formatted(network: Network, names: Iterable[str], *, but: Any = None) -> None:
-    """Raises RecipeError for a weight that has a number format: a form that is neither a mask nor ``but``. One format a weight."""
+def refuse_formatted(network: Network, names: Iterable[str], *, but: Collection[Any] = ()) -> None:
+    """Raises RecipeError for a weight that has a number format: a form that is neither a mask nor of ``but``. One format a weight."""
     for name in names:
-        if any(form.op not in (MASK, but) for form in edit.forms_on(network, name)):
+        if any(form.op not in (MASK, *but) for form in edit.forms_on(network, name)):
             raise RecipeError(f"'{name}' has a number format already; exclude it")
 
 

@@ -1,6 +1,6 @@
 """The few safe edits of a graph: put a form on a parameter or on an edge, look forms up, take them off, change shapes, check."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +55,13 @@ def put_on_edge(
     state: Mapping[str, Tensor] | None = None,
     args: tuple[Any, ...] | None = None,
     name: str | None = None,
+    users: Collection[Node] | None = None,
 ) -> Node:
-    """Put a form on a node's value and move all users of the value to it; state is registered as ``{name}_{key}``.
+    """Put a form on a node's value and move all users of the value to it, or only ``users``; state is registered as ``{name}_{key}``.
 
     ``name`` defaults to the node's own. ``state`` and ``args`` are those of ``put_on_parameter``.
     """
-    return _insert(network, node, op, name or node.name, state or {}, args)
+    return _insert(network, node, op, name or node.name, state or {}, args, users)
 
 
 def forms_on(network: Network, parameter: str) -> list[Form]:
@@ -211,7 +212,15 @@ def chain_of(network: Network, parameter: str) -> list[Node]:
         chain.append(following[0])
 
 
-def _insert(network: Network, value: Node, op: Any, prefix: str, state: Mapping[str, Tensor], args: tuple[Any, ...] | None) -> Node:
+def _insert(
+    network: Network,
+    value: Node,
+    op: Any,
+    prefix: str,
+    state: Mapping[str, Tensor],
+    args: tuple[Any, ...] | None,
+    only: Collection[Node] | None = None,
+) -> Node:
     operands = tuple(state) if args is None else args
     names = {key: f"{prefix}_{key}" for key in state}
     _refuse_taken(network, names, op)
@@ -219,7 +228,7 @@ def _insert(network: Network, value: Node, op: Any, prefix: str, state: Mapping[
         register = network.add_parameter if isinstance(tensor, nn.Parameter) else network.add_buffer
         register(names[key], tensor)
     graph = network.module.graph
-    users = list(value.users)
+    users = [user for user in value.users if only is None or user in only]
     with graph.inserting_after(_last_input(value)):
         form = graph.call_function(op, ())
     with graph.inserting_before(form):

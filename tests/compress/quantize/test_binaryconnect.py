@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from karui.compress.quantize.binaryconnect import BinaryConnect, coefficient
 from karui.compress.quantize.int8 import Quantize
+from karui.compress.quantize.palette import Palette
 from karui.errors import RecipeError
 from karui.graph import edit
 from karui.graph.doors.torch import capture
@@ -155,5 +156,10 @@ def test_one_number_format_a_weight() -> None:
     with pytest.raises(RecipeError, match=r"'fc1\.weight' has a number format already; exclude it"):
         BinaryConnect().attach(network, context(network))
     BinaryConnect(exclude=("fc1",)).attach(network, context(network)).finish()
-    with pytest.raises(RecipeError, match=r"'conv1\.weight' has a number format already; exclude it"):
-        Quantize().attach(network, context(network))
+    facts = Quantize().attach(network, context(network)).finish()  # leaves binary weights as they are
+    assert facts["weights"] == 1 and facts["float"] == []
+    assert all(len(edit.forms_on(network, name)) == 1 for name in WEIGHTS)
+    shared = small()
+    Palette(include=("fc2",)).attach(shared, context(shared)).finish()
+    with pytest.raises(RecipeError, match=r"'fc2\.weight' has a number format already; exclude it"):
+        Quantize().attach(shared, context(shared))

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, fx
 
+from karui.compress.quantize.points import BINARIZE
 from karui.compress.select import patterns, refuse_formatted, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.errors import RecipeError
 from karui.graph import edit
 from karui.graph.network import Network
 
-BINARIZE = torch.ops.karui.binarize.default
 TestWeights = Literal["binary", "real"]
 
 
@@ -89,7 +89,8 @@ class Binary(Attached):
         """Put the form on each weight."""
         for name, value in self.values.items():
             weight = self.network.get(name)
-            edit.put_on_parameter(self.network, name, BINARIZE, state={"scale": torch.tensor(value, device=weight.device)})
+            scale = torch.tensor(value, device=weight.device)
+            edit.put_on_parameter(self.network, name, BINARIZE, state={"scale": scale}, beneath=True)  # what a mask took has no sign
 
     def finish(self) -> dict[str, Any]:
         """Tells what the weights became."""

@@ -10,18 +10,25 @@ from torch import Tensor, fx, nn
 
 from karui.analyse import observe
 from karui.analyse.observe import Observer
-from karui.compress.quantize.ranges import CODES, WeightRange, affine, best_share, channel_scale, observer_of
+from karui.compress.quantize.points import (
+    BINARIZE,
+    FAKE_QUANTIZE,
+    channel_axis,
+    in_codes,
+    is_for,
+    is_narrowing,
+    needed_points,
+    quantizer_behind,
+    readers_of,
+)
+from karui.compress.quantize.ranges import WeightRange, affine, best_share, channel_scale, observer_of
 from karui.compress.quantize.rounding import Rounding, RoundingName, nearest, round_layers, roundable, rounding_of
 from karui.compress.select import patterns, refuse_formatted, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.data import Batch, Part
 from karui.errors import RecipeError
-from karui.graph import edit, placement
-from karui.graph.carry import parameter_of
+from karui.graph import edit
 from karui.graph.network import Network
-
-FAKE_QUANTIZE = torch.ops.karui.fake_quantize.default
-TRANSPOSED = frozenset({torch.ops.aten.conv_transpose1d.default, torch.ops.aten.conv_transpose2d.input})
 
 CALIBRATION_BATCH = 64
 LONG_ENOUGH = 20  # training steps: fewer change no range that matters
@@ -39,17 +46,20 @@ class Quantize(Technique):
     more). learn_scales: scales are trained instead (Esser et al. 2020, "Learned step size quantization", eq. 2 and 3), and stay near what
     was observed, hence positive.
 
-    bits: of weights, 2 to 8. weight_range: "minmax", or "mse": each channel's range is cut off where that leaves the least squared error.
-    rounding: "nearest", "gptq", "adaround", or a function (see ``rounding``): which way each weight goes, told by calibration samples.
-    bias_correction: biases take over what the mean of each layer's outputs loses (Nagel et al. 2019, "Data-free quantization through weight
-    equalization and bias correction", §4.2). Both are done once, before any training. observer: "minmax", "moving_average", "percentile",
-    "mse", "entropy", or a function ``(seen, value) → seen`` with ``low`` and ``high``. include, exclude: patterns over the names of layers;
-    the others stay float. A network that is quantized already is calibrated anew.
+    bits: of weights, 2 to 8; with 2 they are ternary. Weights that are ±1 already (``BinaryConnect``, ``Binarize``) stay so.
+    activation_bits: 1 to 8, of what the chosen layers read; where others read it too (a shortcut), those get their 8. First and last layers
+    rarely bear few: exclude them, and give them a ``Quantize`` of their own. weight_range: "minmax", or "mse": each channel's range is cut
+    off where that leaves the least squared error. rounding: "nearest", "gptq", "adaround", or a function (see ``rounding``): which way each
+    weight goes, told by calibration samples. bias_correction: biases take over what the mean of each layer's outputs loses (Nagel et al.
+    2019, "Data-free quantization through weight equalization and bias correction", §4.2). Both are done once, before any training.
+    observer: "minmax", "moving_average", "percentile", "mse", "entropy", or a function ``(seen, value) → seen`` with ``low`` and ``high``.
+    include, exclude: patterns over the names of layers; the others stay float. A network that is quantized already is calibrated anew.
     """
 
     stage: ClassVar[Stage] = "numbers"
 
     bits: int = 8
+    activation_bits: int = 8
     weight_range: WeightRange = "minmax"
     rounding: RoundingName | Rounding = "nearest"
     bias_correction: bool = False
@@ -62,6 +72,8 @@ class Quantize(Technique):
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise RecipeError(f"bits: expected 2 to 8, got {self.bits}")
+        if not 1 <= self.activation_bits <= 8:
+            raise RecipeError(f"activation_bits: expected 1 to 8, got {self.activation_bits}")
         if self.samples < 1:
             raise RecipeError(f"samples: expected 1 or more, got {self.samples}")
         for name in ("include", "exclude"):
@@ -74,17 +86,43 @@ class Quantize(Technique):
     def attach(self, network: Network, context: Context) -> "Quantizing":
         """Put quantizers on weights, then observe and put quantizers on activations."""
         layers = weights(network, self.include, self.exclude)
-        refuse_formatted(network, layers, but=FAKE_QUANTIZE)
-        axes = {name: axis for name, nodes in layers.items() if (axis := channel_axis(nodes)) is not None}
+        refuse_formatted(network, layers, but=(FAKE_QUANTIZE, BINARIZE))
+        binary = {name for name in layers if any(form.op is BINARIZE for form in edit.forms_on(network, name))}
+        axes = {name: axis for name, nodes in layers.items() if (axis := channel_axis(nodes)) is not None and name not in binary}
         shares = {name: self._on_weight(network, name, axis) for name, axis in axes.items()}
-        nodes = needed_points(network)
-        for node in nodes:
-            _take_off(network, edit.form_on_edge(node))
-        ranges = self.observe(network, nodes, context)
-        scales = [self._on_activation(network, node, ranges[node.name]) for node in nodes]
+        scales = self._on_activations(network, context, {node for name in axes.keys() | binary for node in layers[name]})
         if self.bias_correction or rounding_of(self.rounding) is not nearest:
             self._round(network, context, {name: nodes for name, nodes in layers.items() if name in axes})
-        return Quantizing(self, network, context, shares, tuple(scales))
+        return Quantizing(self, network, context, shares, scales)
+
+    def _on_activations(self, network: Network, context: Context, readers: set[fx.Node]) -> tuple[str, ...]:
+        """Observe values and put quantizers on them, with ``activation_bits`` for what ``readers`` read; returns their scales' names."""
+        for node in [n for n in network.module.graph.nodes if is_narrowing(n) and not readers.isdisjoint(n.users)]:
+            edit.remove_form(network, edit.form_of(node))
+        widths = {node: self._width(node, readers) for node in needed_points(network)}
+        for node in widths:
+            _take_off(network, edit.form_on_edge(node))
+        scales = self._put(network, context, widths)
+        if self.activation_bits < 8:
+            wide = {node.args[0]: 0 for node in network.module.graph.nodes if node in readers and self._too_wide(node.args[0])}
+            scales += self._put(network, context, dict.fromkeys(wide, self.activation_bits), readers)
+        return scales
+
+    def _width(self, point: fx.Node, readers: set[fx.Node]) -> int:
+        """The bits of a value; those that an earlier technique gave it stay where it is for other layers than ours."""
+        if is_for(point, readers):
+            return self.activation_bits
+        form = edit.form_on_edge(point)
+        ours = not readers.isdisjoint(readers_of(point))
+        return 8 if ours or form is None or form.op is not FAKE_QUANTIZE else bits_of(form)
+
+    def _too_wide(self, value: fx.Node) -> bool:
+        behind = quantizer_behind(value)
+        return behind is not None and bits_of(edit.form_of(behind)) > self.activation_bits
+
+    def _put(self, network: Network, context: Context, widths: dict[fx.Node, int], users: set[fx.Node] | None = None) -> tuple[str, ...]:
+        ranges = self.observe(network, widths, context)
+        return tuple(self._on_activation(network, node, ranges[node.name], bits, users) for node, bits in widths.items())
 
     def _round(self, network: Network, context: Context, layers: dict[str, list[fx.Node]]) -> None:
         before, training = network.copy().eval(), network.training
@@ -95,9 +133,13 @@ class Quantize(Technique):
         round_layers(network.eval(), before, batches, grids, rounding_of(self.rounding), bias_correction=self.bias_correction)
         network.train(training)
 
-    def observe(self, network: Network, nodes: list[fx.Node], context: Context) -> dict[str, Any]:
-        """What the observer sees of the nodes' values, by node name."""
-        return observe.observe(network, first(context.data.calibration, self.samples), nodes, observer_of(self.observer))
+    def observe(self, network: Network, widths: dict[fx.Node, int], context: Context) -> dict[str, Any]:
+        """What the observer sees of values that get so many bits, by node name."""
+        seen: dict[str, Any] = {}
+        for bits in sorted(set(widths.values())):
+            nodes = [node for node, width in widths.items() if width == bits]
+            seen |= observe.observe(network, first(context.data.calibration, self.samples), nodes, observer_of(self.observer, bits))
+        return seen
 
     def _on_weight(self, network: Network, name: str, axis: int) -> Tensor:
         """Put a quantizer on a weight; returns what share of each channel's range it covers."""
@@ -110,10 +152,12 @@ class Quantize(Technique):
         edit.put_on_parameter(network, name, FAKE_QUANTIZE, state=state, args=("scale", "zero_point", -self._top, self._top, axis))
         return share
 
-    def _on_activation(self, network: Network, node: fx.Node, seen: Any) -> str:
-        scale, zero_point = affine(seen.low, seen.high)
+    def _on_activation(self, network: Network, node: fx.Node, seen: Any, bits: int, users: set[fx.Node] | None) -> str:
+        scale, zero_point = affine(seen.low, seen.high, bits)
         state = {"scale": nn.Parameter(scale) if self.learn_scales else scale, "zero_point": zero_point}
-        placed = edit.put_on_edge(network, node, FAKE_QUANTIZE, state=state, args=("scale", "zero_point", -CODES - 1, CODES, None))
+        args = ("scale", "zero_point", -(2 ** (bits - 1)), 2 ** (bits - 1) - 1, None)
+        name = node.name if users is None else f"{node.name}_narrow"
+        placed = edit.put_on_edge(network, node, FAKE_QUANTIZE, state=state, args=args, name=name, users=users)
         return edit.form_of(placed).state["scale"]
 
     @property
@@ -145,19 +189,19 @@ class Quantizing(Attached):
     def _recalibrate(self) -> None:
         twin = self.network.copy()  # switching the network itself to evaluation would make a compiled one compile again
         forms = [edit.form_of(node) for node in twin.module.graph.nodes if node.target is FAKE_QUANTIZE]
-        points = {form.node.all_input_nodes[0]: form.state for form in forms if form.state.get("scale") in self.activations}
-        ranges = self.settings.observe(twin, list(points), self.context)
-        for node, state in points.items():
-            scale, zero_point = affine(ranges[node.name].low, ranges[node.name].high)
-            self.network.get(state["scale"]).copy_(scale)
-            self.network.get(state["zero_point"]).copy_(zero_point)
+        points = {form.node.all_input_nodes[0]: form for form in forms if form.state.get("scale") in self.activations}
+        ranges = self.settings.observe(twin, {node: bits_of(form) for node, form in points.items()}, self.context)
+        for node, form in points.items():
+            scale, zero_point = affine(ranges[node.name].low, ranges[node.name].high, bits_of(form))
+            self.network.get(form.state["scale"]).copy_(scale)
+            self.network.get(form.state["zero_point"]).copy_(zero_point)
 
     def finish(self) -> dict[str, Any]:
         """Fit the scales to the last step's weights; tells how many values are quantized, and which layers stay float."""
         if self.context.steps:  # weights that were rounded after training lie on their grid
             self._settle()
-        every = weights(self.network, ("*",), ())
-        stay = [name for name in every if name not in self.quantized]
+        codes = in_codes(self.network)
+        stay = [name for name in weights(self.network, ("*",), ()) if name not in codes]
         return {"weights": len(self.quantized), "activations": len(self.activations), "float": stay}
 
     def _settle(self) -> None:
@@ -173,6 +217,11 @@ def recalibrates(progress: float, steps: int) -> bool:
     """Whether the step at ``progress`` is the first at or after one of the moments 1/10 … 9/10; told from the step alone, so it resumes."""
     tenth, before = (math.floor(10 * p + 1e-9) for p in (progress, progress - 1 / max(steps, 1)))
     return steps >= LONG_ENOUGH and before >= 0 and tenth != before and tenth < 10
+
+
+def bits_of(form: edit.Form) -> int:
+    """How many bits an activation's quantizer writes."""
+    return int(form.constants["qmax"]).bit_length() + 1
 
 
 def quantizer_on(network: Network, parameter: str) -> edit.Form | None:
@@ -207,75 +256,6 @@ def before(network: Network, parameter: str, form: edit.Form) -> Tensor:
             break
         value = each.op(value, **{key: network.get(name).detach() for key, name in each.state.items()}, **each.constants)
     return value
-
-
-def channel_axis(nodes: list[fx.Node]) -> int | None:
-    """The axis of a weight's output channels; None where scales can't go along it (a grouped transposed convolution, or mixed users)."""
-    transposed = {node.target in TRANSPOSED for node in nodes}
-    if transposed == {False}:
-        return 0
-    groups = [(list(node.args) + [1] * 8)[6] for node in nodes]
-    return 1 if transposed == {True} and all(g == 1 for g in groups) else None
-
-
-def needed_points(network: Network) -> list[fx.Node]:
-    """The activation points that an integer op makes or reads, and what float ops (a layer-norm, a GRU) hand to quantized layers.
-
-    Values between float layers stay float.
-    """
-    quantized = {name for name in weights(network, ("*",), ()) if quantizer_on(network, name) is not None}
-    points = placement.activation_points(network)
-    needed = {p for p in points if _in_integers(_start(p), quantized) or any(_in_integers(reader, quantized) for reader in _readers(p))}
-    for node in network.module.graph.nodes:
-        if node.target in placement.CONVOLUTIONS | placement.LINEARS and _in_integers(node, quantized):
-            needed |= _handed_over(node.all_input_nodes[0], needed)
-    return [node for node in network.module.graph.nodes if node in needed]
-
-
-def _handed_over(value: fx.Node, points: set[fx.Node]) -> set[fx.Node]:
-    """The value to quantize so that a layer reads integers, if none on the way to it is quantized: where its last new numbers come from."""
-    made: fx.Node | None = None
-    while value not in points:
-        if made is None and value.target not in placement.MOVES - placement.CLAMPS:
-            made = value
-        if value.target is FAKE_QUANTIZE:  # from an earlier phase: calibrated anew
-            return {value.all_input_nodes[0]}
-        if value.target not in placement.MOVES:
-            return {made} if made is not None and made.op == "call_function" else set()
-        value = value.all_input_nodes[0]
-    return set()
-
-
-def _in_integers(node: fx.Node, quantized: set[str]) -> bool:
-    if node.target in placement.CONVOLUTIONS | placement.LINEARS:
-        return node.target not in TRANSPOSED and parameter_of(node.args[1]) in quantized
-    if node.target in placement.UNARY:  # a table of codes, where its input is one
-        source = placement.source_of(node.all_input_nodes[0])
-        return _in_integers(_start(source), quantized)
-    return node.target in placement.ADDS | placement.MEANS | placement.POOLS | placement.CATS
-
-
-def _start(point: fx.Node) -> fx.Node:
-    """The op at the start of the chain that ends here."""
-    node = point
-    while node.target in placement.CLAMPS | placement.BATCH_NORMS and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-    return node
-
-
-def _readers(point: fx.Node) -> Iterator[fx.Node]:
-    """The ops that read a value, past what only moves it."""
-    pending = list(point.users)
-    seen: set[fx.Node] = set()
-    while pending:
-        node = pending.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if node.target in placement.MOVES or node.target is FAKE_QUANTIZE:
-            pending.extend(node.users)
-        else:
-            yield node
 
 
 def first(part: Part, samples: int) -> Iterator[Batch]:

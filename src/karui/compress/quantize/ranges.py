@@ -1,5 +1,6 @@
 """Ranges and the scales that they give: of weights along their output channels, of activations as observers saw them."""
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,7 +11,6 @@ from karui.analyse.observe import Observer
 from karui.compress.select import rule_named
 
 WeightRange = Literal["minmax", "mse"]
-CODES = 127  # activations are −128 … 127, weights symmetric
 SMALLEST = 1e-8  # of scales: a channel of zeros, a value that never moved
 SHARES = tuple(place / 64 for place in range(64, 15, -1))  # of a channel's range
 
@@ -35,21 +35,21 @@ def best_share(weight: Tensor, scale: Tensor, axis: int, top: int) -> Tensor:
     return found
 
 
-def affine(low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Scale and zero point (float32 ``[]``) of codes −128 … 127 over a range that is widened to hold zero."""
-    low, high = min(float(low), 0.0), max(float(high), 0.0)
-    scale = torch.tensor(max((high - low) / (2 * CODES + 1), SMALLEST), dtype=torch.float32)
-    zero_point = torch.round(-CODES - 1 - low / scale).clamp(-CODES - 1, CODES)
+def affine(low: float, high: float, bits: int = 8) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (float32 ``[]``) of codes ``−2^(bits−1) … 2^(bits−1) − 1`` over a range that is widened to hold zero."""
+    low, high, least = min(float(low), 0.0), max(float(high), 0.0), -(2 ** (bits - 1))
+    scale = torch.tensor(max((high - low) / (2**bits - 1), SMALLEST), dtype=torch.float32)
+    zero_point = torch.round(least - low / scale).clamp(least, -least - 1)
     return scale, zero_point
 
 
-def observer_of(rule: str | Observer) -> Observer:
-    """The function that a setting names; a function stands for itself. Raises RecipeError for an unknown name."""
+def observer_of(rule: str | Observer, bits: int = 8) -> Observer:
+    """The function that a setting names, for codes of so many bits; a function stands for itself. Raises RecipeError for other names."""
     known: dict[str, Observer] = {
         "minmax": observe.minmax,
         "moving_average": observe.moving_average,
         "percentile": histogram.percentile,
-        "mse": histogram.mse,
-        "entropy": histogram.entropy,
+        "mse": partial(histogram.mse, levels=2**bits),
+        "entropy": partial(histogram.entropy, levels=2**bits),
     }
     return rule_named(rule, known, "observer", kind="an observer", form="(seen, value) → seen")
