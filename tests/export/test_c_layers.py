@@ -43,6 +43,7 @@ def output_shape(kind: str, x: tuple[int, ...], w: tuple[int, ...], a: dict[str,
 def one_layer(name: str, w: Weight, *, integer: bool, seed: int = 0) -> Program:
     """One layer with a bias and a clamp, around a weight."""
     kind, shape, _, attributes = LAYERS[name]
+    shape = w.shape[1:] if name == "linear" else shape
     rng = np.random.default_rng(seed)
     out = output_shape(kind, shape, w.shape, attributes)
     bias = rng.standard_normal(w.shape[0]).astype(np.float32)
@@ -92,7 +93,7 @@ def test_the_pairs_reach_every_decoder_and_driver() -> None:
     wanted = {
         k for k in c_text.chunks() if k.startswith(("k_where_", "k_codes_", "k_reals_", "k_dense_", "k_sparse_", "k_terms_", "k_depth"))
     }
-    assert wanted <= used
+    assert {k for k in wanted if not k.endswith("_huffman")} <= used  # those: test_c_huffman.py
 
 
 @pytest.mark.parametrize("integer", [True, False], ids=["int8", "float"])

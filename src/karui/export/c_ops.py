@@ -155,7 +155,7 @@ def lookup(source: Source, op: Op) -> None:
 
 def embedding(source: Source, op: Op) -> None:
     """Rows of a weight; ``run`` returns 2 for a code outside the table."""
-    w = coded(source.program.weights[op.weights["weight"]], integer=False)
+    w = coded(source.program.weights[op.weights["weight"]], integer=False, in_order=False)
     index, stored = (source.take("k_index", w.most), source.take("float", w.most)) if w.sparse else ("NULL", "NULL")
     source.use("k_embedding")
     places = f"{source.place(op.inputs[0])}, {source.place(op.outputs[0])}"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from karui.errors import UnsupportedOp
 from karui.program.check_weight import block_mask
+from karui.program.coding import huffman
 from karui.program.program import (
     AffineValues,
     Array,
@@ -59,11 +60,17 @@ class Coded:
         return "where" in self.fields
 
 
-def coded(weight: Weight, *, integer: bool) -> Coded:
-    """The streams of a weight, [O, K] row by row: for an integer op (``codes``) or for a float op (``reals``)."""
+def coded(weight: Weight, *, integer: bool, in_order: bool = True) -> Coded:
+    """The streams of a weight, [O, K] row by row: for an integer op (``codes``) or for a float op (``reals``).
+
+    A weight with a codebook was made to be small: its streams are Huffman codes where those are shorter, and rows are read ``in_order``.
+    """
     rows, inputs = weight.shape[0], prod(weight.shape[1:])
-    support, stored = _support(weight)
-    values = _integers(weight, stored) if integer else _floats(weight, stored)
+    huffman_coded = isinstance(weight.values, CodebookValues) and in_order
+    support, stored = _support(weight, huffman_coded)
+    values = _indexed(weight, weight.values, stored, integer, huffman_coded) if isinstance(weight.values, CodebookValues) else None
+    if values is None:
+        values = _integers(weight, stored) if integer else _floats(weight, stored)
     raw_zero = values.tables.get("raw_zero")
     tables = {**values.tables, **support.tables}
     tables.pop("raw_zero", None)
@@ -82,7 +89,7 @@ def coded(weight: Weight, *, integer: bool) -> Coded:
 # ── Support ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _support(weight: Weight) -> tuple[Part, NDArray[np.bool_]]:
+def _support(weight: Weight, huffman_coded: bool) -> tuple[Part, NDArray[np.bool_]]:
     """The smallest spelling of the support, and which weights it stores, bool [O, K]."""
     mask = weight.mask.reshape(weight.shape[0], -1)
     if isinstance(weight.support, Dense):
@@ -91,6 +98,8 @@ def _support(weight: Weight) -> tuple[Part, NDArray[np.bool_]]:
     blocks = block_mask(mask, rows, columns)
     candidates = [_bitmask(blocks), *(_gaps(blocks, bits) for bits in range(2, 9))]
     candidates = [_of_blocks(part, rows, columns) for part in candidates]
+    if huffman_coded and (rows, columns) == (1, 1) and (codes := _huffman(_gap_numbers(blocks, 255))) is not None:
+        candidates.append(Part(tables={"support": codes[0], "gaps": codes[1]}, fields={"where": "k_where_huffman"}))
     if isinstance(weight.support, NofM) and (part := _runs(weight, weight.support)) is not None:
         candidates.insert(0, part)
     return min(candidates, key=lambda part: part.nbytes), mask
@@ -105,14 +114,18 @@ def _bitmask(blocks: NDArray[np.bool_]) -> Part:
 
 
 def _gaps(blocks: NDArray[np.bool_], bits: int) -> Part:
+    numbers = _gap_numbers(blocks, (1 << bits) - 1)
+    return Part(tables={"support": packed(numbers, bits)}, fields={"where": "k_where_gaps", "where_bits": bits})
+
+
+def _gap_numbers(blocks: NDArray[np.bool_], escape: int) -> NDArray[np.int64]:
     """Distances between stored blocks; the end counts as one, so that a decoder never reads past it."""
     places = np.concatenate([[-1], np.flatnonzero(blocks), [blocks.size]])
     gaps = np.diff(places) - 1
-    escape = (1 << bits) - 1
     lengths = gaps // escape + 1
     numbers = np.full(int(lengths.sum()), escape)
     numbers[np.cumsum(lengths) - 1] = gaps % escape
-    return Part(tables={"support": packed(numbers, bits)}, fields={"where": "k_where_gaps", "where_bits": bits})
+    return numbers
 
 
 def _runs(weight: Weight, support: NofM) -> Part | None:
@@ -141,8 +154,6 @@ def packed(numbers: Array, bits: int) -> NDArray[np.uint8]:
 def _integers(weight: Weight, stored: NDArray[np.bool_]) -> Part:
     """Codes that are at most 8 bits wide and, where that is possible, have their zero point subtracted already."""
     v = weight.values
-    if isinstance(v, CodebookValues):
-        return _indexed(v, stored, {"codes": "k_codes_table"})
     codes = weight.codes().reshape(stored.shape)[stored]
     low, high = int(codes.min(initial=0)), int(codes.max(initial=0))
     if isinstance(v, SignValues):
@@ -172,9 +183,7 @@ def _floats(weight: Weight, stored: NDArray[np.bool_]) -> Part:
     v = weight.values
     if isinstance(v, FloatValues):
         return Part(tables={"values": v.data.reshape(stored.shape)[stored]}, fields={"reals": "k_reals_plain"})
-    if isinstance(v, CodebookValues):
-        part = _indexed(v, stored, {"reals": "k_reals_table"})
-        return Part(tables={**part.tables, "table": v.codebook.astype(np.float32), "scale": _per_row(weight, v.scale)}, fields=part.fields)
+    assert not isinstance(v, CodebookValues)
     codes = v.codes.reshape(stored.shape)[stored].astype(np.int32)
     if isinstance(v, TernaryValues):
         part = _pack(codes, {"reals": "k_reals_ternary", "bits": 2, "step": 1, "offset": 1})
@@ -196,10 +205,32 @@ def _pack(codes: NDArray[np.int32], fields: Mapping[str, Any]) -> Part:
     return Part(tables={"values": packed(numbers, fields["bits"])}, fields=fields)
 
 
-def _indexed(values: CodebookValues, stored: NDArray[np.bool_], fields: Mapping[str, Any]) -> Part:
+def _indexed(weight: Weight, values: CodebookValues, stored: NDArray[np.bool_], integer: bool, huffman_coded: bool) -> Part:
+    """Indices, packed or as Huffman codes, and the codebook."""
+    role, tables = "codes" if integer else "reals", {"table": values.codebook}
+    if not integer:
+        tables = {"table": values.codebook.astype(np.float32), "scale": _per_row(weight, values.scale)}
     bits = max(1, (len(values.codebook) - 1).bit_length())
     index = values.index.reshape(stored.shape)[stored]
-    return Part(tables={"values": packed(index, bits), "table": values.codebook}, fields={**fields, "bits": bits})
+    plain = Part(tables={"values": packed(index, bits), **tables}, fields={role: f"k_{role}_table", "bits": bits})
+    codes = _huffman(index) if huffman_coded else None
+    if codes is None:
+        return plain
+    return min(
+        plain, Part(tables={"values": codes[0], "book": codes[1], **tables}, fields={role: f"k_{role}_huffman"}), key=lambda p: p.nbytes
+    )
+
+
+def _huffman(symbols: Array) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    """The stream and the book of ``k_symbol``; None for no symbols, or for a book that bytes can't write."""
+    if not len(symbols):
+        return None
+    stream, lengths = huffman.stream(symbols)
+    counts = np.bincount(lengths, minlength=huffman.LONGEST + 1)[1:]
+    if (counts > 255).any():
+        return None
+    used = sorted(np.flatnonzero(lengths), key=lambda symbol: (lengths[symbol], symbol))
+    return np.frombuffer(stream, np.uint8), np.concatenate([counts, used]).astype(np.uint8)
 
 
 def _per_row(weight: Weight, parameter: Array) -> Array:

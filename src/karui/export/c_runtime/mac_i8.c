@@ -138,8 +138,7 @@ static k_once void k_terms_i8(const int8_t *x, int8_t *y, const k_layer *l, cons
     for (row = 0; row < l->o; row++) {
         const k_index *list = w->where ? index : NULL;
         const int32_t count = w->where ? w->where(w, &cursor, row, index) : w->inputs;
-        w->codes(w, cursor.value, row, count, list, stored);
-        cursor.value += (uint32_t)count;
+        w->codes(w, &cursor, row, count, list, stored);
         for (oy = 0; oy < l->oh; oy++)
             for (ox = 0; ox < l->ow; ox++) {
                 int64_t sum = 0;

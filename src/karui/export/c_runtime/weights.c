@@ -1,7 +1,7 @@
 /* Weights as they lie in read-only memory, and the decoders that read one output channel (a row) of them.
  *
  * Two decoders make a weight: `where` lists which inputs of the row are stored, `codes` or `reals` reads their values.
- * Rows are read in order; the cursor remembers where both streams stand. */
+ * Rows are read in order; the cursor remembers where both streams stand, and the decoders move it. */
 
 #include <stdint.h>
 #include <string.h>
@@ -10,7 +10,7 @@ typedef uint16_t k_index; /* replaced by the exporter: wide enough for the longe
 
 /* Where the next row begins. `row_where` and `row_block` are those of the current row of blocks, which several rows share. */
 typedef struct {
-    uint32_t value;     /* values read so far */
+    uint32_t value;     /* values read so far; bits of them, where they are Huffman codes */
     uint32_t where;     /* bits (or bytes) of the support stream read so far */
     int32_t block;      /* gaps: the next stored block, counted from the start of this row of blocks; −1: none read yet */
     uint32_t row_where;
@@ -30,9 +30,11 @@ struct k_weight {
     const void *values;     /* the stream of values: floats, bytes, or packed numbers of `bits` bits */
     const uint8_t *support; /* the stream of positions */
     int32_t (*where)(const k_weight *w, k_cursor *c, int32_t row, k_index *index); /* NULL: every input is stored */
-    void (*codes)(const k_weight *w, uint32_t at, int32_t row, int32_t count, const k_index *index, int8_t *out);
-    void (*reals)(const k_weight *w, uint32_t at, int32_t row, int32_t count, const k_index *index, float *out);
+    void (*codes)(const k_weight *w, k_cursor *c, int32_t row, int32_t count, const k_index *index, int8_t *out);
+    void (*reals)(const k_weight *w, k_cursor *c, int32_t row, int32_t count, const k_index *index, float *out);
     const void *table;      /* codebook [entries]: int8 or float */
+    const uint8_t *book;    /* Huffman codes of the values: lengths, then symbols */
+    const uint8_t *gaps;    /* Huffman codes of the support */
     const int16_t *zero;    /* [rows × groups], subtracted from each code */
     const float *scale;     /* [rows × groups] */
     const float *negative;  /* [rows]: the scale of a ternary weight's −1 */
@@ -50,6 +52,28 @@ static uint32_t k_bits(const uint8_t *stream, uint32_t at, int32_t bits)
 {
     const uint8_t *p = stream + (at >> 3);
     return ((((uint32_t)p[1] << 8) | p[0]) >> (at & 7u)) & ((1u << bits) - 1u);
+}
+
+/* The next symbol of a stream of canonical Huffman codes, most significant bit first. `book`: how many codes have 1 … 15 bits, then the
+ * symbols, in the order of their codes. A code is complete when it is less than `count` beyond the first of its length. */
+static uint32_t k_symbol(const uint8_t *stream, uint32_t *at, const uint8_t *book)
+{
+    const uint8_t *symbols = book + 15;
+    uint32_t place = *at, beyond = 0;
+    int32_t length;
+    for (length = 0; length < 15; length++) {
+        const uint32_t count = book[length];
+        beyond = beyond << 1 | (((uint32_t)stream[place >> 3] >> (7u - (place & 7u))) & 1u);
+        place++;
+        if (beyond < count) {
+            *at = place;
+            return symbols[beyond];
+        }
+        beyond -= count;
+        symbols += count;
+    }
+    *at = place;
+    return 0;
 }
 
 /* Which row of scales and zero points a weight uses. */
@@ -116,6 +140,25 @@ static int32_t k_where_gaps(const k_weight *w, k_cursor *c, int32_t row, k_index
     return count;
 }
 
+/* Gaps as Huffman codes; 255 says "that far, and nothing there". Single weights only. */
+static int32_t k_where_huffman(const k_weight *w, k_cursor *c, int32_t row, k_index *index)
+{
+    int32_t block = c->block, count = 0;
+    uint32_t gap;
+    (void)row;
+    while (block < w->inputs) {
+        if (block >= 0)
+            index[count++] = (k_index)block;
+        do {
+            gap = k_symbol(w->support, &c->where, w->gaps);
+            block += (int32_t)gap;
+        } while (gap == 255u);
+        block++;
+    }
+    c->block = block - w->inputs;
+    return count;
+}
+
 /* n:m: in each run of m inputs exactly n are stored; a position takes `where_bits` bits. */
 static int32_t k_where_runs(const k_weight *w, k_cursor *c, int32_t row, k_index *index)
 {
@@ -132,18 +175,20 @@ static int32_t k_where_runs(const k_weight *w, k_cursor *c, int32_t row, k_index
 /* ── Values, as integers ─────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* int8 codes, a byte each. */
-static void k_codes_bytes(const k_weight *w, uint32_t at, int32_t row, int32_t count, const k_index *index, int8_t *out)
+static void k_codes_bytes(const k_weight *w, k_cursor *c, int32_t row, int32_t count, const k_index *index, int8_t *out)
 {
     (void)row;
     (void)index;
-    memcpy(out, (const int8_t *)w->values + at, (size_t)count);
+    memcpy(out, (const int8_t *)w->values + c->value, (size_t)count);
+    c->value += (uint32_t)count;
 }
 
 /* Affine codes of fewer bits, signs, ternary codes. */
-static void k_codes_packed(const k_weight *w, uint32_t at, int32_t row, int32_t count, const k_index *index, int8_t *out)
+static void k_codes_packed(const k_weight *w, k_cursor *c, int32_t row, int32_t count, const k_index *index, int8_t *out)
 {
-    const uint32_t bits = (uint32_t)w->bits;
+    const uint32_t bits = (uint32_t)w->bits, at = c->value;
     int32_t i;
+    c->value += (uint32_t)count;
     for (i = 0; i < count; i++) {
         int32_t code = w->step * (int32_t)k_bits((const uint8_t *)w->values, (at + (uint32_t)i) * bits, w->bits) - w->offset;
         out[i] = (int8_t)(w->zero ? code - w->zero[k_group(w, row, i, index)] : code);
@@ -151,31 +196,44 @@ static void k_codes_packed(const k_weight *w, uint32_t at, int32_t row, int32_t 
 }
 
 /* Indices into a codebook of int8. */
-static void k_codes_table(const k_weight *w, uint32_t at, int32_t row, int32_t count, const k_index *index, int8_t *out)
+static void k_codes_table(const k_weight *w, k_cursor *c, int32_t row, int32_t count, const k_index *index, int8_t *out)
 {
-    const uint32_t bits = (uint32_t)w->bits;
+    const uint32_t bits = (uint32_t)w->bits, at = c->value;
+    int32_t i;
+    (void)row;
+    (void)index;
+    c->value += (uint32_t)count;
+    for (i = 0; i < count; i++)
+        out[i] = ((const int8_t *)w->table)[k_bits((const uint8_t *)w->values, (at + (uint32_t)i) * bits, w->bits)];
+}
+
+/* The same as Huffman codes. */
+static void k_codes_huffman(const k_weight *w, k_cursor *c, int32_t row, int32_t count, const k_index *index, int8_t *out)
+{
     int32_t i;
     (void)row;
     (void)index;
     for (i = 0; i < count; i++)
-        out[i] = ((const int8_t *)w->table)[k_bits((const uint8_t *)w->values, (at + (uint32_t)i) * bits, w->bits)];
+        out[i] = ((const int8_t *)w->table)[k_symbol((const uint8_t *)w->values, &c->value, w->book)];
 }
 
 /* ── Values, as floats ───────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Plain floats. */
-static void k_reals_plain(const k_weight *w, uint32_t at, int32_t row, int32_t count, const k_index *index, float *out)
+static void k_reals_plain(const k_weight *w, k_cursor *c, int32_t row, int32_t count, const k_index *index, float *out)
 {
     (void)row;
     (void)index;
-    memcpy(out, (const float *)w->values + at, (size_t)count * sizeof(float));
+    memcpy(out, (const float *)w->values + c->value, (size_t)count * sizeof(float));
+    c->value += (uint32_t)count;
 }
 
 /* Affine codes and signs. */
-static void k_reals_packed(const k_weight *w, uint32_t at, int32_t row, int32_t count, const k_index *index, float *out)
+static void k_reals_packed(const k_weight *w, k_cursor *c, int32_t row, int32_t count, const k_index *index, float *out)
 {
-    const uint32_t bits = (uint32_t)w->bits;
+    const uint32_t bits = (uint32_t)w->bits, at = c->value;
     int32_t i;
+    c->value += (uint32_t)count;
     for (i = 0; i < count; i++) {
         const int32_t group = k_group(w, row, i, index);
         int32_t code = w->step * (int32_t)k_bits((const uint8_t *)w->values, (at + (uint32_t)i) * bits, w->bits) - w->offset;
@@ -186,10 +244,12 @@ static void k_reals_packed(const k_weight *w, uint32_t at, int32_t row, int32_t 
 }
 
 /* Ternary codes 0, 1, 2 for −negative, 0, +scale. */
-static void k_reals_ternary(const k_weight *w, uint32_t at, int32_t row, int32_t count, const k_index *index, float *out)
+static void k_reals_ternary(const k_weight *w, k_cursor *c, int32_t row, int32_t count, const k_index *index, float *out)
 {
+    const uint32_t at = c->value;
     int32_t i;
     (void)index;
+    c->value += (uint32_t)count;
     for (i = 0; i < count; i++) {
         const uint32_t code = k_bits((const uint8_t *)w->values, (at + (uint32_t)i) * 2u, 2);
         out[i] = code > 1u ? w->scale[row] : code == 1u ? 0.0f : -w->negative[row];
@@ -197,13 +257,23 @@ static void k_reals_ternary(const k_weight *w, uint32_t at, int32_t row, int32_t
 }
 
 /* Indices into a codebook of floats. */
-static void k_reals_table(const k_weight *w, uint32_t at, int32_t row, int32_t count, const k_index *index, float *out)
+static void k_reals_table(const k_weight *w, k_cursor *c, int32_t row, int32_t count, const k_index *index, float *out)
 {
-    const uint32_t bits = (uint32_t)w->bits;
+    const uint32_t bits = (uint32_t)w->bits, at = c->value;
+    int32_t i;
+    (void)index;
+    c->value += (uint32_t)count;
+    for (i = 0; i < count; i++)
+        out[i] = ((const float *)w->table)[k_bits((const uint8_t *)w->values, (at + (uint32_t)i) * bits, w->bits)] * w->scale[row];
+}
+
+/* The same as Huffman codes. */
+static void k_reals_huffman(const k_weight *w, k_cursor *c, int32_t row, int32_t count, const k_index *index, float *out)
+{
     int32_t i;
     (void)index;
     for (i = 0; i < count; i++)
-        out[i] = ((const float *)w->table)[k_bits((const uint8_t *)w->values, (at + (uint32_t)i) * bits, w->bits)] * w->scale[row];
+        out[i] = ((const float *)w->table)[k_symbol((const uint8_t *)w->values, &c->value, w->book)] * w->scale[row];
 }
 
 /* ── Rows ────────────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -212,8 +282,7 @@ static void k_reals_table(const k_weight *w, uint32_t at, int32_t row, int32_t c
 static int32_t k_list_codes(const k_weight *w, k_cursor *c, int32_t row, k_index *index, int8_t *out)
 {
     const int32_t count = w->where(w, c, row, index);
-    w->codes(w, c->value, row, count, index, out);
-    c->value += (uint32_t)count;
+    w->codes(w, c, row, count, index, out);
     return count;
 }
 
@@ -221,8 +290,7 @@ static int32_t k_list_codes(const k_weight *w, k_cursor *c, int32_t row, k_index
 static int32_t k_list_reals(const k_weight *w, k_cursor *c, int32_t row, k_index *index, float *out)
 {
     const int32_t count = w->where(w, c, row, index);
-    w->reals(w, c->value, row, count, index, out);
-    c->value += (uint32_t)count;
+    w->reals(w, c, row, count, index, out);
     return count;
 }
 
@@ -231,13 +299,11 @@ static void k_row_codes(const k_weight *w, k_cursor *c, int32_t row, k_index *in
 {
     int32_t i, count;
     if (!w->where) {
-        w->codes(w, c->value, row, w->inputs, NULL, out);
-        c->value += (uint32_t)w->inputs;
+        w->codes(w, c, row, w->inputs, NULL, out);
         return;
     }
     count = w->where(w, c, row, index);
-    w->codes(w, c->value, row, count, index, stored);
-    c->value += (uint32_t)count;
+    w->codes(w, c, row, count, index, stored);
     memset(out, 0, (size_t)w->inputs);
     for (i = 0; i < count; i++)
         out[index[i]] = stored[i];
@@ -248,13 +314,11 @@ static void k_row_reals(const k_weight *w, k_cursor *c, int32_t row, k_index *in
 {
     int32_t i, count;
     if (!w->where) {
-        w->reals(w, c->value, row, w->inputs, NULL, out);
-        c->value += (uint32_t)w->inputs;
+        w->reals(w, c, row, w->inputs, NULL, out);
         return;
     }
     count = w->where(w, c, row, index);
-    w->reals(w, c->value, row, count, index, stored);
-    c->value += (uint32_t)count;
+    w->reals(w, c, row, count, index, stored);
     for (i = 0; i < w->inputs; i++)
         out[i] = 0.0f;
     for (i = 0; i < count; i++)

@@ -62,14 +62,19 @@ def encoded_size(counts: Array) -> int:
 
 def encode(symbols: Array) -> bytes:
     """Table and stream for symbols 0 … 255; nothing at all for no symbols."""
-    flat = symbols.ravel().astype(np.int64)
-    if not len(flat):
+    if not symbols.size:
         return b""
-    lengths = code_lengths(np.bincount(flat, minlength=256))
-    codes = canonical(lengths)
+    data, lengths = stream(symbols)
     used = np.flatnonzero(lengths)
     first, last = int(used[0]), int(used[-1])
-    table = bytes([first, last]) + pack(lengths[first : last + 1], 4)
+    return bytes([first, last]) + pack(lengths[first : last + 1], 4) + data
+
+
+def stream(symbols: Array) -> tuple[bytes, NDArray[np.uint8]]:
+    """The codes of one symbol or more, and how long each symbol's code is: [256]."""
+    flat = symbols.ravel().astype(np.int64)
+    lengths = code_lengths(np.bincount(flat, minlength=256))
+    codes = canonical(lengths)
     places = np.arange(LONGEST)
     parts = []
     for start in range(0, len(flat), _STEP):
@@ -77,7 +82,7 @@ def encode(symbols: Array) -> bytes:
         shift = lengths[step].astype(np.int64)[:, None] - 1 - places
         bits = (codes[step].astype(np.int64)[:, None] >> np.maximum(shift, 0)) & 1
         parts.append(bits[shift >= 0].astype(np.uint8))
-    return table + np.packbits(np.concatenate(parts)).tobytes()
+    return np.packbits(np.concatenate(parts)).tobytes(), lengths
 
 
 def decode(data: bytes, count: int) -> NDArray[np.uint8]:
@@ -86,13 +91,13 @@ def decode(data: bytes, count: int) -> NDArray[np.uint8]:
         if data:
             raise ValueError("a Huffman section of no symbols that isn't empty")
         return np.zeros(0, np.uint8)
-    lengths, stream = _read_table(data)
-    if count > 8 * len(stream):
-        raise ValueError(f"{count} Huffman symbols can't lie in {len(stream)} bytes")
+    lengths, bits = _read_table(data)
+    if count > 8 * len(bits):
+        raise ValueError(f"{count} Huffman symbols can't lie in {len(bits)} bytes")
     symbol_at, length_at = _tables(lengths)
     symbols, position, done = np.empty(count, np.uint8), 0, 0
-    raw = np.frombuffer(stream + b"\0\0", np.uint8)
-    for start in range(0, len(stream), _STEP):
+    raw = np.frombuffer(bits + b"\0\0", np.uint8)
+    for start in range(0, len(bits), _STEP):
         windows = _windows(raw[start : start + _STEP + 2])
         places = _walk(length_at[windows].tobytes(), position - 8 * start, count - done)
         found = np.asarray(places, np.int64)
@@ -100,7 +105,7 @@ def decode(data: bytes, count: int) -> NDArray[np.uint8]:
         done += len(found)
         if len(found):
             position = 8 * start + int(found[-1]) + int(length_at[windows[found[-1]]])
-    _check_end(stream, position, count - done)
+    _check_end(bits, position, count - done)
     return symbols
 
 
