@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 
 from benchmarks.harness import Row, main
-from benchmarks.prune import cifar, kept, layerwise, mnist, refusals, size, speed
+from benchmarks.prune import cifar, layerwise, mnist, refusals, size, speed
+from benchmarks.prune.kept import KEPT
 
 
 def unless_quick(full: Callable[[bool], Iterator[Row]], line: str) -> Callable[[bool], Iterator[Row]]:
     """A line that takes hours: quick, only what it kept is measured again."""
-    return lambda quick: kept.rows(line) if quick else full(quick)
+    return lambda quick: KEPT.rows(line) if quick else full(quick)
 
 
 LINES = {

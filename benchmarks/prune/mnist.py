@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from benchmarks.harness import Row, at_most, skipped
-from benchmarks.prune.kept import LINES, keep
+from benchmarks.prune.kept import KEPT
 from benchmarks.prune.runs import SEEDS, Errors, error, fresh, only, stored, trained
 from karui import datasets
 from karui.compress.prune.weights import Prune
@@ -106,8 +106,7 @@ def pruned(name: str, data: Data, *, far: bool) -> Iterator[Row]:
             trained(n, data, [_phase(1 - paper.kept, replace(retrain, epochs=longer))], f"{_at(name, data, s)}/{label}", seed=s)
             for s, n in enumerate(start)
         ]
-        if f"{name}-{label}" in LINES:
-            keep(f"{name}-{label}", found[0])
+        KEPT.keep(f"{name}-{label}", found[0])
         errors = Errors(each=tuple(error(n, data) for n in found))
         yield Row(
             case=f"{case}, {label}",

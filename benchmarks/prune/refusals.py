@@ -1,20 +1,16 @@
 """Line 6: bad input gets one line that names what is wrong, and the network stays as it was."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from benchmarks.harness import Row
+from benchmarks.refusals import Cases, attached, refused
 from karui.compress.prune.channels import PruneChannels
 from karui.compress.prune.weights import Prune
-from karui.compress.technique import Technique
-from karui.data import Data
-from karui.errors import KaruiError
-from karui.finetune.attach import attach_all
 from karui.graph.coupling import coupling, remove_channels
 from karui.graph.doors.torch import capture
-from karui.graph.network import Network
 
 
 class Net(nn.Module):
@@ -30,9 +26,9 @@ class Net(nn.Module):
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Each mistake, the message it gets, and whether that names it."""
+    """Every mistake of the line."""
     half = torch.arange(8) < 4
-    cases: dict[str, tuple[Callable[[Network], object], str]] = {
+    cases: Cases = {
         "sparsity above 1": (lambda n: Prune(sparsity=1.2), "sparsity"),
         "sparsity below 0": (lambda n: Prune(sparsity=-0.1), "sparsity"),
         "sparsity that is no number": (lambda n: Prune(sparsity=float("nan")), "sparsity"),
@@ -48,23 +44,4 @@ def rows(quick: bool) -> Iterator[Row]:
     }
     torch.manual_seed(0)
     network = capture(Net().eval(), torch.zeros(2, 3, 8, 8), name="net")
-    before = {name: tensor.clone() for name, tensor in network.state().items()}
-    for label, (call, word) in cases.items():
-        told = _told(lambda call=call: call(network))  # type: ignore[misc]
-        whole = network.state().keys() == before.keys() and all(torch.equal(t, before[n]) for n, t in network.state().items())
-        ok = word in told and "\n" not in told and whole
-        yield Row(case=f"6 {label}", figure="message", value=told.replace("|", "/"), goal=f"names '{word}', network untouched", ok=ok)
-
-
-def attached(network: Network, technique: Technique) -> object:
-    """The technique put on the network, after training."""
-    part = (torch.zeros(8, 3, 8, 8), torch.zeros(8, dtype=torch.int64))
-    return attach_all(network, [technique], Data.of(train=part, validation=part, test=part), teacher=network, steps=0, seed=0)
-
-
-def _told(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except KaruiError as error:
-        return str(error)
-    return "nothing was refused"
+    yield from refused("6", network, cases)

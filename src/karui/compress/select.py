@@ -57,11 +57,15 @@ def weights(network: Network, include: Patterns, exclude: Patterns) -> dict[str,
     return kept
 
 
-def refuse_formatted(network: Network, names: Iterable[str], *, but: Collection[Any] = ()) -> None:
-    """Raises RecipeError for a weight that has a number format: a form that is neither a mask nor of ``but``. One format a weight."""
+def refuse_unfit(network: Network, names: Iterable[str], *, but: Collection[Any] = ()) -> None:
+    """Raises RecipeError for a weight that can't get a number format: it has one (a form that is neither a mask nor of ``but``), or holds
+    numbers that aren't finite.
+    """
     for name in names:
         if any(form.op not in (MASK, *but) for form in edit.forms_on(network, name)):
             raise RecipeError(f"'{name}' has a number format already; exclude it")
+        if not bool(torch.isfinite(network.get(name)).all()):
+            raise RecipeError(f"'{name}' has weights that are not finite; check the network")
 
 
 def rule_named(rule: str | Rule, known: Mapping[Any, Rule], field: str, *, kind: str, form: str) -> Rule:

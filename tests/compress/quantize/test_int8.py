@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -9,7 +9,7 @@ from karui.compress.prune.weights import Prune
 from karui.compress.quantize.int8 import Quantize, first, recalibrates
 from karui.compress.quantize.ranges import affine, channel_scale
 from karui.data import ArrayPart, Data
-from karui.errors import RecipeError
+from karui.errors import DataError, RecipeError
 from karui.graph import edit
 from karui.graph.doors.torch import capture
 from tests.compress.tiny import context, data, small, train
@@ -247,3 +247,26 @@ def test_first_cuts_the_last_batch() -> None:
 def test_settings_are_checked(settings, message) -> None:
     with pytest.raises(RecipeError, match=message):
         Quantize(**settings)
+
+
+def test_values_that_no_range_can_hold_are_refused_by_name() -> None:
+    network = small()
+    network.get("fc1.bias").detach()[0] = float("inf")
+    with pytest.raises(DataError, match="calibration: '.*' gives values that are not finite; check data and network"):
+        Quantize(observer="mse").attach(network, context(network))
+    network = small()
+    network.get("fc1.weight").detach()[0, 0] = float("nan")
+    with pytest.raises(RecipeError, match=r"'fc1\.weight' has weights that are not finite"):
+        Quantize().attach(network, context(network))
+
+
+@given(seed=st.integers(0, 2**20), bits=st.integers(2, 8), mse=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_permuted_channels_have_permuted_codes(seed: int, bits: int, mse: bool) -> None:
+    one, two = small(seed % 3), small(seed % 3)
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(seed))
+    two.get("conv2.weight").detach().copy_(one.get("conv2.weight").detach()[order])
+    for each in (one, two):
+        Quantize(bits=bits, weight_range="mse" if mse else "minmax", samples=16).attach(each, context(each)).finish()
+    assert torch.equal(edit.value_of(one, "conv2.weight")[order], edit.value_of(two, "conv2.weight"))
+    assert torch.equal(one.get("conv2.weight_scale")[order], two.get("conv2.weight_scale"))

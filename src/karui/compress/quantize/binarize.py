@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from karui.compress.quantize.points import BINARIZE, channel_axis
-from karui.compress.select import MASK, patterns, refuse_formatted, weights
+from karui.compress.select import MASK, patterns, refuse_unfit, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.graph import edit
 from karui.graph.network import Network
@@ -35,7 +35,7 @@ class Binarize(Technique):
     def attach(self, network: Network, context: Context) -> "Binarized":
         """Put the form on each chosen weight. Raises RecipeError for one that has a number format."""
         layers = weights(network, self.include, self.exclude)
-        refuse_formatted(network, layers)
+        refuse_unfit(network, layers)
         for name, nodes in layers.items():
             scale = magnitude(network, name, by_channel=channel_axis(nodes) == 0)
             edit.put_on_parameter(network, name, BINARIZE, state={"scale": scale}, beneath=True)

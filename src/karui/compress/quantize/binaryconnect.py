@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from karui.compress.quantize.points import BINARIZE
-from karui.compress.select import patterns, refuse_formatted, weights
+from karui.compress.select import patterns, refuse_unfit, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.errors import RecipeError
 from karui.graph import edit
@@ -59,7 +59,7 @@ class BinaryConnect(Technique):
     def attach(self, network: Network, context: Context) -> Attached:
         """Clip the chosen weights; make them binary, unless that is drawn anew each step."""
         layers = weights(network, self.include, self.exclude)
-        refuse_formatted(network, layers)
+        refuse_unfit(network, layers)
         glorot = {name: coefficient(network.get(name), nodes[0]) for name, nodes in layers.items()}
         values = {name: self.H if self.H is not None else glorot[name] for name in layers}
         limits = {name: min(1.0, glorot[name] if self.scale_lr else values[name]) for name in layers}

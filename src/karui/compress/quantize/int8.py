@@ -23,14 +23,15 @@ from karui.compress.quantize.points import (
 )
 from karui.compress.quantize.ranges import WeightRange, affine, best_share, channel_scale, observer_of
 from karui.compress.quantize.rounding import Rounding, RoundingName, nearest, round_layers, roundable, rounding_of
-from karui.compress.select import patterns, refuse_formatted, weights
+from karui.compress.select import patterns, refuse_unfit, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.data import Batch, Part
-from karui.errors import RecipeError
+from karui.errors import DataError, RecipeError
 from karui.graph import edit
 from karui.graph.network import Network
 
 CALIBRATION_BATCH = 64
+NOT_FINITE = object()
 LONG_ENOUGH = 20  # training steps: fewer change no range that matters
 
 
@@ -86,7 +87,7 @@ class Quantize(Technique):
     def attach(self, network: Network, context: Context) -> "Quantizing":
         """Put quantizers on weights, then observe and put quantizers on activations."""
         layers = weights(network, self.include, self.exclude)
-        refuse_formatted(network, layers, but=(FAKE_QUANTIZE, BINARIZE))
+        refuse_unfit(network, layers, but=(FAKE_QUANTIZE, BINARIZE))
         binary = {name for name in layers if any(form.op is BINARIZE for form in edit.forms_on(network, name))}
         axes = {name: axis for name, nodes in layers.items() if (axis := channel_axis(nodes)) is not None and name not in binary}
         shares = {name: self._on_weight(network, name, axis) for name, axis in axes.items()}
@@ -138,7 +139,11 @@ class Quantize(Technique):
         seen: dict[str, Any] = {}
         for bits in sorted(set(widths.values())):
             nodes = [node for node, width in widths.items() if width == bits]
-            seen |= observe.observe(network, first(context.data.calibration, self.samples), nodes, observer_of(self.observer, bits))
+            observer = _marked(observer_of(self.observer, bits))
+            seen |= observe.observe(network, first(context.data.calibration, self.samples), nodes, observer)
+        for node in (node for node in widths if seen[node.name] is NOT_FINITE):
+            where = network.layer_of(node) or node.name
+            raise DataError(f"calibration: '{where}' gives values that are not finite; check data and network")
         return seen
 
     def _on_weight(self, network: Network, name: str, axis: int) -> Tensor:
@@ -217,6 +222,15 @@ def recalibrates(progress: float, steps: int) -> bool:
     """Whether the step at ``progress`` is the first at or after one of the moments 1/10 … 9/10; told from the step alone, so it resumes."""
     tenth, before = (math.floor(10 * p + 1e-9) for p in (progress, progress - 1 / max(steps, 1)))
     return steps >= LONG_ENOUGH and before >= 0 and tenth != before and tenth < 10
+
+
+def _marked(observer: Observer) -> Observer:
+    """The same observer, which ends in NOT_FINITE where it was shown what no range can hold."""
+
+    def seen(before: Any, value: Tensor) -> Any:
+        return NOT_FINITE if before is NOT_FINITE or not bool(torch.isfinite(value).all()) else observer(before, value)
+
+    return seen
 
 
 def bits_of(form: edit.Form) -> int:

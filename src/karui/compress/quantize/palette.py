@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from karui.compress.select import MASK, patterns, refuse_formatted, weights
+from karui.compress.select import MASK, patterns, refuse_unfit, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.errors import RecipeError
 from karui.graph import edit
@@ -56,7 +56,7 @@ class Palette(Technique):
     def attach(self, network: Network, context: Context) -> "Shared":
         """Cluster each chosen weight and put its codebook on it. Raises RecipeError for one that has a number format."""
         names = list(weights(network, self.include, self.exclude))
-        refuse_formatted(network, names)
+        refuse_unfit(network, names)
         for place, name in enumerate(names):
             self._share(network, name, np.random.default_rng((context.seed, place)))
         return Shared(network, tuple(names), self.gradient)
@@ -67,8 +67,6 @@ class Palette(Technique):
         for form in edit.forms_on(network, name):
             kept &= network.get(form.state["mask"]) != 0
         numbers = value[kept].cpu().double().numpy()
-        if not np.isfinite(numbers).all():
-            raise RecipeError(f"'{name}' has weights that are not finite; check the network")
         centroids = kmeans(numbers, started(numbers, 2**self.bits, self.initialization, random))
         index = torch.zeros(value.shape, dtype=torch.uint8)
         index[kept.cpu()] = torch.from_numpy(nearest(numbers, centroids).astype(np.uint8))

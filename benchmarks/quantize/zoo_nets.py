@@ -1,0 +1,51 @@
+"""Line 5: int8 on the zoo's networks, after training and with a short training, beside a control that is trained as long."""
+
+from collections.abc import Iterator
+
+from benchmarks.harness import Row, at_most, skipped
+from benchmarks.prune.runs import error, only, trained
+from karui import datasets, zoo
+from karui.compress.quantize.int8 import Quantize
+from karui.data import Data
+from karui.errors import DataError
+from karui.finetune.evaluate import score
+from karui.finetune.phases import Phase, run_phases
+from karui.finetune.training import Training
+from karui.graph.network import Network
+from karui.zoo.catalogue import entry
+
+NETWORKS = ("lenet5", "resnet8", "resnet20", "resnet20_cifar10")
+QAT = Training(epochs=1, batch_size=128, lr=1e-3, weight_decay=5e-4, schedule="cosine", channels_last=True)
+CHOICES = {
+    "minmax": Quantize(),
+    "mse": Quantize(observer="mse", weight_range="mse"),
+    "mse, biases corrected": Quantize(observer="mse", weight_range="mse", bias_correction=True),
+}
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Each network, and the data it was trained on."""
+    for name in NETWORKS:
+        data_name = entry(name).data
+        assert data_name is not None
+        try:
+            data = datasets.load(data_name)
+        except DataError as reason:
+            yield skipped(f"5 {name}", str(reason))
+            continue
+        yield from quantized(f"5 {name}, {data_name}", name, zoo.load(name), data)
+
+
+def quantized(case: str, name: str, network: Network, data: Data) -> Iterator[Row]:
+    """After training, by the settings that are best on validation; then with the same training as a control."""
+    dense = 100 - error(network, data)
+    yield Row(case=f"{case}, float", figure="test accuracy", value=dense, unit="%")
+    made = {label: run_phases(network, data, [Phase(techniques=(each,))]).network for label, each in CHOICES.items()}
+    best = max(made, key=lambda label: score(made[label], data.validation, data.metric))
+    after = 100 - error(made[best], data)
+    yield at_most(f"{case}, after training ({best})", "accuracy lost", dense - after, 0.2, "points", peer="float")
+    control = 100 - error(trained(network, data, [only(QAT)], f"zoo/{name}/control"), data)
+    phase = Phase(techniques=(Quantize(),), training=QAT)
+    learnt = 100 - error(trained(network, data, [phase], f"zoo/{name}/int8"), data)
+    yield Row(case=f"{case}, float, trained on", figure="test accuracy", value=control, unit="%")
+    yield at_most(f"{case}, quantized while training", "accuracy lost", control - learnt, 0.1, "points", peer="float, trained on")
