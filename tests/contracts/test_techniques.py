@@ -17,7 +17,7 @@ SETTINGS = {
     "quantize.binaryconnect": [{}, {"stochastic": True}, {"stochastic": True, "test_weights": "binary", "H": 0.5}],
     "quantize.int8": [
         {"exclude": ("conv2",)},
-        {"learn_scales": True, "observer": "percentile"},
+        {"learn_scales": True, "observer": "percentile", "hold_batch_norm": 0.5},
         {"bits": 2, "activation_bits": 2, "observer": "mse", "exclude": ("conv1", "fc2")},
         {"bits": 4, "rounding": "gptq", "weight_range": "mse", "observer": "entropy"},
     ],

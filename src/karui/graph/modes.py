@@ -13,6 +13,7 @@ from torch.fx import Graph, Node
 aten = torch.ops.aten
 
 _REMEMBERED = "karui_training_value"
+_HELD = "karui_held_value"
 
 # Op → (place of the argument, its value in evaluation). An argument that holds this value already carries no mode.
 FLAGS: dict[Any, tuple[int, Any]] = {
@@ -65,6 +66,27 @@ def arm(graph: Graph) -> None:
         place = FLAGS[node.target][0] if node.target in FLAGS and FLAGS[node.target][1] is False else place
         if place is not None and len(node.args) > place:
             node.update_arg(place, True)
+
+
+def hold(graph: Graph, held: bool, training: bool) -> None:
+    """Let normalisations with running statistics use them, unchanged, in training too; or let them learn again. The caller recompiles.
+
+    training: the mode that the graph is in.
+    """
+    for node in graph.nodes:
+        if node.target not in STATISTICS or node.args[3] is None:
+            continue
+        place, value = STATISTICS[node.target]
+        remembered = node.meta.setdefault(_REMEMBERED, {})
+        if held and (learns := remembered.pop(place, node.args[place])) != value:
+            node.meta[_HELD] = learns
+            node.update_arg(place, value)
+        elif not held and _HELD in node.meta:
+            learns = node.meta.pop(_HELD)
+            if training:
+                node.update_arg(place, learns)
+            else:
+                remembered[place] = learns
 
 
 def _set(node: Node, place: int, value: Any) -> None:

@@ -82,6 +82,11 @@ class Network:
         """Switch to evaluation; returns itself."""
         return self.train(False)
 
+    def hold_statistics(self, held: bool = True) -> None:
+        """Whether batch-norms keep their running statistics and normalise by them in training too, until told otherwise."""
+        modes.hold(self.module.graph, held, self.training)
+        self.module.recompile()
+
     def example(self, batch: int = 2) -> tuple[Tensor, ...]:
         """Inputs of the right shapes and dtypes, on the network's device: normal noise, the same each time; zeros for integers."""
         generator = torch.Generator().manual_seed(0)

@@ -242,7 +242,14 @@ def test_first_cuts_the_last_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"bits": 9}, "bits"), ({"bits": 1}, "bits"), ({"samples": 0}, "samples"), ({"observer": "x"}, "observer")]
+    ("settings", "message"),
+    [
+        ({"bits": 9}, "bits"),
+        ({"bits": 1}, "bits"),
+        ({"samples": 0}, "samples"),
+        ({"hold_batch_norm": 2.0}, "hold_batch_norm"),
+        ({"observer": "x"}, "observer"),
+    ],
 )
 def test_settings_are_checked(settings, message) -> None:
     with pytest.raises(RecipeError, match=message):
@@ -270,3 +277,39 @@ def test_permuted_channels_have_permuted_codes(seed: int, bits: int, mse: bool) 
         Quantize(bits=bits, weight_range="mse" if mse else "minmax", samples=16).attach(each, context(each)).finish()
     assert torch.equal(edit.value_of(one, "conv2.weight")[order], edit.value_of(two, "conv2.weight"))
     assert torch.equal(one.get("conv2.weight_scale")[order], two.get("conv2.weight_scale"))
+
+
+def test_batch_norm_is_held_from_a_moment_on_and_learns_again_after() -> None:
+    on, network = data(), small()
+    attached = Quantize(hold_batch_norm=0.5).attach(network, context(network, steps=20, on=on))
+    assert attached.settles == 0.9
+    start = network.get("bn1.running_mean").clone()
+    train(network, attached, on, steps=20, stop=10)
+    half = network.get("bn1.running_mean").clone()
+    assert not torch.equal(half, start)
+    train(network, attached, on, steps=20, start=10)
+    assert torch.equal(network.get("bn1.running_mean"), half)
+    x = on.example(8)
+    held = network(*x)[0]
+    network.eval()
+    assert torch.equal(network(*x)[0], held)  # training and evaluation are the same then
+    attached.finish()
+    network(*x)
+    assert torch.equal(network.get("bn1.running_mean"), half)  # it is in evaluation, as it was
+    network.train()(*x)
+    assert not torch.equal(network.get("bn1.running_mean"), half)
+
+
+def test_a_resumed_run_that_holds_batch_norm_is_bit_equal() -> None:
+    on, ends = data(), []
+    for stop in (None, 5, 15):
+        network = small()
+        attached = Quantize(hold_batch_norm=0.5).attach(network, context(network, steps=20, on=on))
+        if stop is not None:
+            half = small()
+            train(half, Quantize(hold_batch_norm=0.5).attach(half, context(half, steps=20, on=on)), on, steps=20, stop=stop)
+            network.load_state(half.state())
+        train(network, attached, on, steps=20, start=stop or 0)
+        attached.finish()
+        ends.append(network.eval().state())
+    assert all(torch.equal(tensor, other[name]) for other in ends[1:] for name, tensor in ends[0].items())

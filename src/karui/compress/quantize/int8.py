@@ -67,6 +67,7 @@ class Quantize(Technique):
     observer: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] | Observer = "minmax"
     samples: int = 512
     learn_scales: bool = False
+    hold_batch_norm: float | None = None
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
 
@@ -77,6 +78,8 @@ class Quantize(Technique):
             raise RecipeError(f"activation_bits: expected 1 to 8, got {self.activation_bits}")
         if self.samples < 1:
             raise RecipeError(f"samples: expected 1 or more, got {self.samples}")
+        if self.hold_batch_norm is not None and not 0 <= self.hold_batch_norm <= 1:
+            raise RecipeError(f"hold_batch_norm: expected a part of the training, in [0, 1], got {self.hold_batch_norm}")
         for name in ("include", "exclude"):
             object.__setattr__(self, name, patterns(getattr(self, name), name))
         if self.weight_range not in get_args(WeightRange):
@@ -182,11 +185,17 @@ class Quantizing(Attached):
         self.settings, self.network, self.context = settings, network, context
         self.quantized, self.activations = quantized, activations
         self.settles = 0.9 if not settings.learn_scales and context.steps >= LONG_ENOUGH else 0.0  # the last calibration
+        self.settles = max(self.settles, settings.hold_batch_norm or 0.0)
+        self.held = False
         self.observed = {name: network.get(name).detach().clone() for name in activations}
 
     def step(self, progress: float) -> bool:
         """Let scales of weights follow them; calibrate again at the moment for it; keep learned scales near what was observed."""
         self._settle()
+        hold = self.settings.hold_batch_norm
+        if hold is not None and progress >= hold and not self.held:
+            self.network.hold_statistics()
+            self.held = True
         if not self.settings.learn_scales and recalibrates(progress, self.context.steps):
             self._recalibrate()
         return False
@@ -203,6 +212,8 @@ class Quantizing(Attached):
 
     def finish(self) -> dict[str, Any]:
         """Fit the scales to the last step's weights; tells how many values are quantized, and which layers stay float."""
+        if self.held:
+            self.network.hold_statistics(False)
         if self.context.steps:  # weights that were rounded after training lie on their grid
             self._settle()
         codes = in_codes(self.network)
