@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from benchmarks.harness import Row, main
-from benchmarks.quantize import binary, deep, efficientnet, properties, zoo_nets
+from benchmarks.quantize import binary, deep, efficientnet, few_bits, properties, zoo_nets
 from benchmarks.quantize.kept import KEPT
 
 
@@ -14,6 +14,7 @@ def unless_quick(full: Callable[[bool], Iterator[Row]], line: str) -> Callable[[
 
 LINES = {
     "1": unless_quick(binary.rows, "1"),
+    "2": unless_quick(few_bits.rows, "2"),
     "3": unless_quick(deep.rows, "3"),
     "4": unless_quick(efficientnet.rows, "4"),
     "5": unless_quick(zoo_nets.rows, "5"),

@@ -1,0 +1,78 @@
+"""Line 2: ResNet-8 (three seeds) and ResNet-20 (one) in one and two bits, with and without a teacher, and the whole C program's bytes.
+
+First and last layers keep 8 bits, as in the literature; so does what shortcuts carry. All ways, and the float control, start from the zoo's
+weights and have the same training.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.harness import Row, at_least, skipped
+from benchmarks.prune.runs import SEEDS, Errors, error, only, trained
+from karui import datasets, zoo
+from karui.compress.distill.hinton import Distill
+from karui.compress.quantize.binarize import Binarize
+from karui.compress.quantize.int8 import Quantize
+from karui.compress.technique import Technique
+from karui.data import Data
+from karui.errors import DataError
+from karui.export import c as c_target
+from karui.finetune.phases import Phase
+from karui.finetune.training import Training
+from karui.graph.network import Network
+from karui.lower import lower
+from karui.run import host
+
+ENDS = ("conv1", "fc")
+TRAINING = Training(epochs=8, batch_size=128, optimizer="adamw", lr=1e-3, weight_decay=0.0, channels_last=True, amp=True)
+NETWORKS = {"resnet8": SEEDS, "resnet20_cifar10": SEEDS[:1]}
+FOR_SIZE = ("-Os", "-fPIC")
+EDGES = Quantize(include=ENDS)
+WAYS: dict[str, tuple[Technique, ...]] = {
+    "1w1a": (Binarize(exclude=ENDS), Quantize(activation_bits=1, observer="mse", learn_scales=True, exclude=ENDS), EDGES),
+    "1w2a": (Binarize(exclude=ENDS), Quantize(activation_bits=2, observer="mse", learn_scales=True, exclude=ENDS), EDGES),
+    "ternary": (Quantize(bits=2, weight_range="mse", exclude=ENDS), EDGES),
+}
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Both networks."""
+    try:
+        data = datasets.load("cifar-10")
+    except DataError as reason:
+        yield skipped("2 cifar-10", str(reason))
+        return
+    for name, seeds in NETWORKS.items():
+        yield from narrowed(name, data, seeds)
+
+
+def narrowed(name: str, data: Data, seeds: tuple[int, ...]) -> Iterator[Row]:
+    """The float control, then each way."""
+    case, dense = f"2 {data.name}, {name}", zoo.load(name)
+    controls = [trained(dense, data, [only(TRAINING)], f"few-bits/{name}/control-{seed}", seed=seed) for seed in seeds]
+    whole = c_bytes(controls[0])
+    yield _accuracy(f"{case}, float control", controls, data)
+    yield Row(case=f"{case}, float control", figure="C program, code and all, -Os", value=whole, unit="B")
+    for way, techniques in WAYS.items():
+        for taught in (False, True):
+            label = f"{way}, taught" if taught else way
+            phase = Phase(techniques=(*techniques, Distill(alpha=0.7)) if taught else techniques, training=TRAINING)
+            folder = f"few-bits/{name}/{label.replace(', ', '-')}"
+            made = [trained(dense, data, [phase], f"{folder}-{seed}", seed=seed, teacher=dense) for seed in seeds]
+            yield _accuracy(f"{case}, {label}", made, data)
+            if not taught:
+                size = c_bytes(made[0])
+                yield Row(case=f"{case}, {way}", figure="C program, code and all, -Os", value=size, unit="B")
+                yield at_least(f"{case}, {way}", "float's bytes / its own", whole / size, 12, "x")
+
+
+def _accuracy(case: str, networks: list[Network], data: Data) -> Row:
+    errors = Errors(each=tuple(error(network, data) for network in networks))
+    return Row(case=case, figure="test accuracy", value=100 - errors.mean, unit="%", seeds=len(networks), spread=errors.spread)
+
+
+def c_bytes(network: Network) -> int:
+    """Of the compiled program: code, weights and tables; compiled for size, as one does for such a device."""
+    with TemporaryDirectory() as scratch:
+        return host.build(c_target.write(lower(network), Path(scratch)), flags=FOR_SIZE).bytes
