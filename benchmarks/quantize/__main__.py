@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from benchmarks.harness import Row, main
-from benchmarks.quantize import binary, deep, efficientnet, few_bits, properties, zoo_nets
+from benchmarks.quantize import binary, cost, deep, efficientnet, few_bits, properties, zoo_nets
 from benchmarks.quantize.kept import KEPT
 
 
@@ -18,8 +18,9 @@ LINES = {
     "3": unless_quick(deep.rows, "3"),
     "4": unless_quick(efficientnet.rows, "4"),
     "5": unless_quick(zoo_nets.rows, "5"),
+    "6": unless_quick(cost.rows, "6"),
     "7": properties.rows,
 }
 
 if __name__ == "__main__":
-    main("quantize", LINES, timings=["4"])
+    main("quantize", LINES, timings=["4", "6"])

@@ -6,25 +6,23 @@ other 800. The fastest peer that installs here, onnxruntime's static quantizatio
 """
 
 import math
-import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.harness import Row, at_least, at_most, skipped
+from benchmarks.quantize import peer
 from benchmarks.subjects import Subject, agreement, efficientnet_subject, kl_divergence, outputs_of
 from karui.compress.quantize.int8 import Quantize
 from karui.data import Data, Part
 from karui.errors import DataError, ToolError
 from karui.export import c as c_target
-from karui.export import onnx as onnx_target
 from karui.finetune.phases import Phase, run_phases
 from karui.graph.network import Network
 from karui.lower import lower
@@ -81,7 +79,8 @@ def compared(subject: Subject, *, halves: tuple[Data, Part], test: Part) -> Iter
         if value < least:
             least, chosen = value, {**chosen, **more}
     yield from _int8(subject, chosen, far, test)
-    yield from _ort(subject, far, test)
+    outputs, spent = peer.outputs(network, subject.data.calibration, test)
+    yield from _figures("4 int8, onnxruntime u8s8 static", outputs, far, spent)
     for name, settings in BITS4.items():
         start = time.perf_counter()
         made = quantized(network, subject.data, **{**chosen, "bits": 4, "weight_range": "mse", **settings})
@@ -108,7 +107,6 @@ def _figures(case: str, outputs: Tensor, far: Tensor, spent: float) -> Iterator[
     yield Row(case=case, figure="agreement with float, ± the 95 % interval", value=100 * float(same.mean()), unit="%", spread=100 * half)
     yield Row(case=case, figure="KL(float ‖ it)", value=float(kl.mean()), unit="nat", spread=float(kl.std() / math.sqrt(len(kl))))
     yield Row(case=case, figure="time to quantize", value=spent, unit="s")
-    yield Row(case=case, figure="peak memory so far", value=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, unit="MB")
 
 
 def quantized(network: Network, data: Data, **settings: Any) -> Network:
@@ -122,42 +120,3 @@ def program_outputs(program: Program, part: Part) -> Tensor:
         library = host.load(c_target.write(program, Path(scratch)))
         found = [scores.outputs_of(program, library.run(scores.feeds(program, batch)))[0] for batch in part.batches(25)]
     return torch.cat(found)
-
-
-# ── the peer ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _ort(subject: Subject, far: Tensor, test: Part) -> Iterator[Row]:
-    """onnxruntime's static quantization of our float export, as its handbook says for x86: u8 activations, s8 weights per channel."""
-    import onnxruntime
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self, name: str, feed: Callable[[], Iterator[np.ndarray]]) -> None:
-            self.name, self.left = name, feed()
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            x = next(self.left, None)
-            return None if x is None else {self.name: x}
-
-    program = lower(subject.network)
-
-    def feed() -> Iterator[np.ndarray]:
-        return (scores.feeds(program, batch)[0] for batch in subject.data.calibration.batches(1))
-
-    with tempfile.TemporaryDirectory() as scratch:
-        float_file = onnx_target.write(program, Path(scratch)).main
-        ready, done = Path(scratch) / "ready.onnx", Path(scratch) / "int8.onnx"
-        name = onnxruntime.InferenceSession(str(float_file)).get_inputs()[0].name
-        start = time.perf_counter()
-        quant_pre_process(str(float_file), str(ready))
-        quantize_static(
-            str(ready), str(done), Reader(name, feed), per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8
-        )
-        spent = time.perf_counter() - start
-        options = onnxruntime.SessionOptions()
-        options.add_session_config_entry("session.x64quantprecision", "1")  # without it 8-bit products saturate where there is no VNNI
-        session = onnxruntime.InferenceSession(str(done), options)
-        found = [torch.from_numpy(session.run(None, {name: scores.feeds(program, batch)[0]})[0]) for batch in test.batches(25)]
-    yield from _figures("4 int8, onnxruntime u8s8 static", torch.cat(found), far, spent)
