@@ -10,7 +10,6 @@ The latent value stays untouched beneath; gradients are straight-through estimat
 ``torch.ops.karui.palette(w, codebook, index)``                        each weight the entry of a codebook that its index names
 """
 
-import math
 
 import torch
 from torch import Tensor
@@ -64,7 +63,8 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax:
 
     x: float32, any shape. scale (> 0), zero_point (whole numbers): float32, ``[]`` or ``[1]`` per tensor (``axis`` None), else one entry
     per index of ``axis``. Gradient to x: straight through inside the range, zero outside (Jacob et al. 2018, arXiv:1712.05877). Gradient
-    to scale, only if it asks for one: LSQ (Esser et al. 2020, arXiv:1902.08153, eq. 3), divided by sqrt(elements per scale · qmax).
+    to scale, only if it asks for one: LSQ (Esser et al. 2020, arXiv:1902.08153, eq. 3), divided by sqrt(elements per scale · Q) with Q the
+    greatest whole number above zero, qmax − zero_point.
     """
     return _quantize_native(x, scale, zero_point, qmin, qmax, axis)[0]
 
@@ -118,7 +118,7 @@ def _scale_gradient(grad: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor, 
     else:
         total = slope.sum(dim=[d for d in range(x.dim()) if d != axis % x.dim()])  # type: ignore[operator]
         count = x.numel() // scale.numel()
-    return total / math.sqrt(max(count, 1) * max(qmax, 1))
+    return total / (max(count, 1) * high.reshape(scale.shape).clamp_min(1)).sqrt()
 
 
 fake_quantize.register_autograd(_fake_quantize_backward, setup_context=_fake_quantize_setup)
