@@ -18,6 +18,7 @@ SETTINGS = {
     "quantize.int8": [
         {"exclude": ("conv2",)},
         {"learn_scales": True, "observer": "percentile", "hold_batch_norm": 0.5},
+        {"bits": (2, 4, 8), "bytes": 0.6},
         {"bits": 2, "activation_bits": 2, "observer": "mse", "exclude": ("conv1", "fc2")},
         {"bits": 4, "rounding": "gptq", "weight_range": "mse", "observer": "entropy"},
     ],

@@ -10,7 +10,6 @@ The latent value stays untouched beneath; gradients are straight-through estimat
 ``torch.ops.karui.palette(w, codebook, index)``                        each weight the entry of a codebook that its index names
 """
 
-
 import torch
 from torch import Tensor
 from torch.fx import Node

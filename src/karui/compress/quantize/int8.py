@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from karui.analyse import observe
 from karui.analyse.observe import Observer
+from karui.compress.quantize import mixed
 from karui.compress.quantize.points import (
     BINARIZE,
     FAKE_QUANTIZE,
@@ -32,6 +33,7 @@ from karui.graph.network import Network
 
 CALIBRATION_BATCH = 64
 NOT_FINITE = object()
+SENSITIVITY_SAMPLES = 64  # that tell which layers bear few bits
 LONG_ENOUGH = 20  # training steps: fewer change no range that matters
 
 
@@ -45,9 +47,11 @@ class Quantize(Technique):
     ``samples`` calibration samples, widened to hold zero, which is exactly representable. Training steps go through both by the
     straight-through estimator; as ranges drift while a network learns, it is calibrated again after each tenth of the steps (of 20 or
     more). learn_scales: scales are trained instead (Esser et al. 2020, "Learned step size quantization", eq. 2 and 3), and stay near what
-    was observed, hence positive.
+    was observed, hence positive. hold_batch_norm: the progress in [0, 1] from which batch-norms normalise by their running statistics,
+    which then stay, as they will on the device (Jacob et al. 2018, §3.2); None: never.
 
-    bits: of weights, 2 to 8; with 2 they are ternary. Weights that are ±1 already (``BinaryConnect``, ``Binarize``) stay so.
+    bits: of weights, 2 to 8; with 2 they are ternary. Weights that are ±1 already (``BinaryConnect``, ``Binarize``) stay so. Several, with
+    ``bytes``, the share to spend of what all weights take at the most bits: each layer gets one of them, as ``mixed`` measures and plans.
     activation_bits: 1 to 8, of what the chosen layers read; where others read it too (a shortcut), those get their 8. First and last layers
     rarely bear few: exclude them, and give them a ``Quantize`` of their own. weight_range: "minmax", or "mse": each channel's range is cut
     off where that leaves the least squared error. rounding: "nearest", "gptq", "adaround", or a function (see ``rounding``): which way each
@@ -59,7 +63,8 @@ class Quantize(Technique):
 
     stage: ClassVar[Stage] = "numbers"
 
-    bits: int = 8
+    bits: int | tuple[int, ...] = 8
+    bytes: float | None = None
     activation_bits: int = 8
     weight_range: WeightRange = "minmax"
     rounding: RoundingName | Rounding = "nearest"
@@ -72,8 +77,7 @@ class Quantize(Technique):
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise RecipeError(f"bits: expected 2 to 8, got {self.bits}")
+        self._check_bits()
         if not 1 <= self.activation_bits <= 8:
             raise RecipeError(f"activation_bits: expected 1 to 8, got {self.activation_bits}")
         if self.samples < 1:
@@ -87,17 +91,43 @@ class Quantize(Technique):
         observer_of(self.observer)
         rounding_of(self.rounding)
 
+    def _check_bits(self) -> None:
+        if not isinstance(self.bits, int):
+            object.__setattr__(self, "bits", tuple(sorted(set(self.bits))))
+        if not self._choices or not all(2 <= each <= 8 for each in self._choices):
+            raise RecipeError(f"bits: expected 2 to 8, got {self.bits}")
+        if (self.bytes is None) != (len(self._choices) == 1):
+            raise RecipeError("bits: several go with bytes, the share of the bytes to spend, and one without")
+        if self.bytes is not None and not 0 < self.bytes <= 1:
+            raise RecipeError(f"bytes: expected the share to spend of what weights take at the most bits, in (0, 1], got {self.bytes}")
+
+    @property
+    def _choices(self) -> tuple[int, ...]:
+        return (self.bits,) if isinstance(self.bits, int) else self.bits
+
     def attach(self, network: Network, context: Context) -> "Quantizing":
         """Put quantizers on weights, then observe and put quantizers on activations."""
         layers = weights(network, self.include, self.exclude)
         refuse_unfit(network, layers, but=(FAKE_QUANTIZE, BINARIZE))
         binary = {name for name in layers if any(form.op is BINARIZE for form in edit.forms_on(network, name))}
         axes = {name: axis for name, nodes in layers.items() if (axis := channel_axis(nodes)) is not None and name not in binary}
-        shares = {name: self._on_weight(network, name, axis) for name, axis in axes.items()}
+        for name in axes:
+            _take_off(network, quantizer_on(network, name))
+        widths, facts = self._widths(network, context, {name: layers[name] for name in axes})
+        shares = {name: self._on_weight(network, name, axis, 2 ** (widths[name] - 1) - 1) for name, axis in axes.items()}
         scales = self._on_activations(network, context, {node for name in axes.keys() | binary for node in layers[name]})
         if self.bias_correction or rounding_of(self.rounding) is not nearest:
             self._round(network, context, {name: nodes for name, nodes in layers.items() if name in axes})
-        return Quantizing(self, network, context, shares, scales)
+        return Quantizing(self, network, context, shares, scales, facts)
+
+    def _widths(self, network: Network, context: Context, layers: dict[str, list[fx.Node]]) -> tuple[dict[str, int], dict[str, Any]]:
+        """The bits of each weight; where they were chosen, what is to be told of it."""
+        if self.bytes is None:
+            return dict.fromkeys(layers, self._choices[0]), {}
+        batches = list(first(context.data.calibration, min(self.samples, SENSITIVITY_SAMPLES)))
+        found = mixed.measured(network, layers, self._choices, batches)
+        widths = mixed.spent(found, self.bytes * sum(max(each.bytes.values()) for each in found.values()))
+        return widths, {"bits": widths, "frontier": mixed.frontier(found)}
 
     def _on_activations(self, network: Network, context: Context, readers: set[fx.Node]) -> tuple[str, ...]:
         """Observe values and put quantizers on them, with ``activation_bits`` for what ``readers`` read; returns their scales' names."""
@@ -132,7 +162,7 @@ class Quantize(Technique):
         before, training = network.copy().eval(), network.training
         for node in [node for node in before.module.graph.nodes if node.target is FAKE_QUANTIZE]:
             edit.remove_form(before, edit.form_of(node))
-        grids = {name: (network.get(f"{name}_scale"), self._top) for name in roundable(layers)}
+        grids = {name: (network.get(f"{name}_scale"), top_of(network, name)) for name in roundable(layers)}
         batches = list(first(context.data.calibration, self.samples))
         round_layers(network.eval(), before, batches, grids, rounding_of(self.rounding), bias_correction=self.bias_correction)
         network.train(training)
@@ -149,15 +179,14 @@ class Quantize(Technique):
             raise DataError(f"calibration: '{where}' gives values that are not finite; check data and network")
         return seen
 
-    def _on_weight(self, network: Network, name: str, axis: int) -> Tensor:
-        """Put a quantizer on a weight; returns what share of each channel's range it covers."""
-        _take_off(network, quantizer_on(network, name))
+    def _on_weight(self, network: Network, name: str, axis: int, top: int) -> Tensor:
+        """Put a quantizer with codes up to ``top`` on a weight; returns what share of each channel's range it covers."""
         value = edit.value_of(network, name)
-        scale = channel_scale(value, axis, self._top)
-        share = best_share(value, scale, axis, self._top) if self.weight_range == "mse" else torch.ones_like(scale)
+        scale = channel_scale(value, axis, top)
+        share = best_share(value, scale, axis, top) if self.weight_range == "mse" else torch.ones_like(scale)
         scale = scale * share
         state = {"scale": nn.Parameter(scale) if self.learn_scales else scale, "zero_point": torch.zeros_like(scale)}
-        edit.put_on_parameter(network, name, FAKE_QUANTIZE, state=state, args=("scale", "zero_point", -self._top, self._top, axis))
+        edit.put_on_parameter(network, name, FAKE_QUANTIZE, state=state, args=("scale", "zero_point", -top, top, axis))
         return share
 
     def _on_activation(self, network: Network, node: fx.Node, seen: Any, bits: int, users: set[fx.Node] | None) -> str:
@@ -168,20 +197,24 @@ class Quantize(Technique):
         placed = edit.put_on_edge(network, node, FAKE_QUANTIZE, state=state, args=args, name=name, users=users)
         return edit.form_of(placed).state["scale"]
 
-    @property
-    def _top(self) -> int:
-        return 2 ** (self.bits - 1) - 1
-
 
 class Quantizing(Attached):
     """Quantizers while training goes on.
 
     quantized: the weights, each with the share of its channels' ranges that is covered. activations: the other quantizers' scales.
+    facts: what else is told in the end.
     """
 
     def __init__(
-        self, settings: Quantize, network: Network, context: Context, quantized: dict[str, Tensor], activations: tuple[str, ...]
+        self,
+        settings: Quantize,
+        network: Network,
+        context: Context,
+        quantized: dict[str, Tensor],
+        activations: tuple[str, ...],
+        facts: dict[str, Any],
     ) -> None:
+        self.facts = facts
         self.settings, self.network, self.context = settings, network, context
         self.quantized, self.activations = quantized, activations
         self.settles = 0.9 if not settings.learn_scales and context.steps >= LONG_ENOUGH else 0.0  # the last calibration
@@ -218,7 +251,7 @@ class Quantizing(Attached):
             self._settle()
         codes = in_codes(self.network)
         stay = [name for name in weights(self.network, ("*",), ()) if name not in codes]
-        return {"weights": len(self.quantized), "activations": len(self.activations), "float": stay}
+        return {"weights": len(self.quantized), "activations": len(self.activations), "float": stay} | self.facts
 
     def _settle(self) -> None:
         for name, share in self.quantized.items():
@@ -247,6 +280,13 @@ def _marked(observer: Observer) -> Observer:
 def bits_of(form: edit.Form) -> int:
     """How many bits an activation's quantizer writes."""
     return int(form.constants["qmax"]).bit_length() + 1
+
+
+def top_of(network: Network, parameter: str) -> int:
+    """The greatest code of a weight's quantizer."""
+    form = quantizer_on(network, parameter)
+    assert form is not None
+    return int(form.constants["qmax"])
 
 
 def quantizer_on(network: Network, parameter: str) -> edit.Form | None:

@@ -1,0 +1,111 @@
+"""Bits layer by layer: which layers bear few is measured, and an integer program spends the bytes where they are worth most."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from karui.compress.quantize.points import FAKE_QUANTIZE, channel_axis
+from karui.compress.quantize.ranges import best_share, channel_scale
+from karui.data import Batch
+from karui.errors import RecipeError
+from karui.graph import edit
+from karui.graph.network import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a layer's weights cost at each width.
+
+    bytes: width → bytes. harm: width → how much the network's answers change when this layer alone has that width.
+    """
+
+    bytes: Mapping[int, float]
+    harm: Mapping[int, float]
+
+
+def measured(network: Network, layers: Mapping[str, list[fx.Node]], widths: Sequence[int], batches: Sequence[Batch]) -> dict[str, Measured]:
+    """Each layer at each width, all others as they are: the network's weights and mode are as they were afterwards.
+
+    Harm is ``KL(softmax of the answers now ‖ with that layer's weights on its grid)``, the mean over samples and outputs; of outputs that
+    aren't scores of classes ([N, C] with C ≥ 2) it is the squared change over the square.
+    """
+    training = network.training
+    network.eval()
+    try:
+        before = _answers(network, batches)
+        return {name: _layer(network, name, channel_axis(nodes) or 0, widths, batches, before) for name, nodes in layers.items()}
+    finally:
+        network.train(training)
+
+
+def _layer(network: Network, name: str, axis: int, widths: Sequence[int], batches: Sequence[Batch], before: list[Tensor]) -> Measured:
+    parameter = network.get(name).detach()
+    kept, value = parameter.clone(), edit.value_of(network, name).clone()
+    harm = {}
+    try:
+        for bits in widths:
+            parameter.copy_(rounded(value, axis, bits))
+            harm[bits] = _distance(before, _answers(network, batches))
+    finally:
+        parameter.copy_(kept)
+    return Measured(bytes={bits: parameter.numel() * bits / 8 for bits in widths}, harm=harm)
+
+
+def rounded(weight: Tensor, axis: int, bits: int) -> Tensor:
+    """To the nearest of the codes, with the range of each channel that leaves the least squared error."""
+    top = 2 ** (bits - 1) - 1
+    scale = channel_scale(weight, axis, top)
+    scale = scale * best_share(weight, scale, axis, top)
+    return FAKE_QUANTIZE(weight, scale, torch.zeros_like(scale), -top, top, axis)
+
+
+def _answers(network: Network, batches: Sequence[Batch]) -> list[Tensor]:
+    with torch.no_grad():
+        each = [network(*batch.inputs) for batch in batches]
+    return [torch.cat(outputs).float() for outputs in zip(*each, strict=True)]
+
+
+def _distance(before: list[Tensor], after: list[Tensor]) -> float:
+    return float(np.mean([_of_output(a, b) for a, b in zip(before, after, strict=True)]))
+
+
+def _of_output(before: Tensor, after: Tensor) -> float:
+    if before.dim() == 2 and before.shape[1] >= 2:
+        return float(F.kl_div(after.log_softmax(1), before.log_softmax(1), reduction="batchmean", log_target=True))
+    return float((after - before).square().sum() / before.square().sum().clamp_min(1e-12))
+
+
+def spent(layers: Mapping[str, Measured], budget: float) -> dict[str, int]:
+    """The width of each layer that does the least harm in all within ``budget`` bytes.
+
+    One width a layer, harms added up: a multiple-choice knapsack, solved exactly by HiGHS (scipy.optimize.milp). Raises RecipeError where
+    the narrowest widths are too large.
+    """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    pairs = [(name, bits) for name, each in layers.items() for bits in each.bytes]
+    sizes = np.array([layers[name].bytes[bits] for name, bits in pairs])
+    harm = np.array([layers[name].harm[bits] for name, bits in pairs])
+    one = np.array([[float(name == other) for other, _ in pairs] for name in layers])
+    constraints = [LinearConstraint(one, 1, 1), LinearConstraint(sizes[None], 0, budget * (1 + 1e-9))]
+    found = milp(harm / max(harm.max(initial=0.0), 1e-30), integrality=np.ones(len(pairs)), bounds=Bounds(0, 1), constraints=constraints)
+    if found.x is None:
+        least = sum(min(each.bytes.values()) for each in layers.values())
+        raise RecipeError(f"bytes: {budget:.0f} bytes can't be met: with the fewest bits everywhere weights take {least:.0f}; allow more")
+    return {name: bits for (name, bits), taken in zip(pairs, found.x, strict=True) if taken > 0.5}
+
+
+def frontier(layers: Mapping[str, Measured], points: int = 12) -> list[tuple[float, float]]:
+    """(share of the bytes at the greatest width, harm added up) of the best choices, from the narrowest to the widest."""
+    whole = sum(max(each.bytes.values()) for each in layers.values())
+    least = sum(min(each.bytes.values()) for each in layers.values())
+    found = []
+    for budget in np.linspace(least, whole, points):
+        widths = spent(layers, float(budget))
+        size = sum(layers[name].bytes[bits] for name, bits in widths.items())
+        found.append((size / whole, sum(layers[name].harm[bits] for name, bits in widths.items())))
+    return found
