@@ -26,6 +26,7 @@ from karui.export import c as c_target
 from karui.finetune.phases import Phase, run_phases
 from karui.graph.network import Network
 from karui.lower import lower
+from karui.program import codec
 from karui.program.program import Program
 from karui.run import host
 from karui.search import scores
@@ -89,6 +90,20 @@ def compared(subject: Subject, *, halves: tuple[Data, Part], test: Part) -> Iter
         yield from _figures(f"4 int4 weights, {name}", outputs, far, spent)
         if name != "round to nearest":
             yield at_least(f"4 int4 weights, {name}", "agreement", 100 * float(agreement(outputs, far).mean()), 85, "%")
+    yield from _mixed(subject, {**chosen, "weight_range": "mse", "rounding": "gptq", "bias_correction": True}, far, test)
+
+
+def _mixed(subject: Subject, settings: dict[str, Any], far: Tensor, test: Part) -> Iterator[Row]:
+    start = time.perf_counter()
+    made = quantized(subject.network, subject.data, **{**settings, "bits": (4, 8), "bytes": 0.6})
+    spent = time.perf_counter() - start
+    program = lower(made)
+    outputs, case = program_outputs(program, test), "4 mixed int4 and int8, GPTQ"
+    yield from _figures(case, outputs, far, spent)
+    wide = lower(quantized(subject.network, subject.data))
+    share = sum(map(codec.weight_bytes, program.weights.values())) / sum(map(codec.weight_bytes, wide.weights.values()))
+    yield at_most(case, "bytes of weights / int8's", share, 0.6)
+    yield at_least(case, "agreement", 100 * float(agreement(outputs, far).mean()), 95, "%")
 
 
 def _int8(subject: Subject, chosen: dict[str, Any], far: Tensor, test: Part) -> Iterator[Row]:
