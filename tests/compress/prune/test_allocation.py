@@ -83,6 +83,19 @@ def test_std_gives_layers_of_another_scale_the_same() -> None:
     assert allocated(KNOWN["global"], layers, 0.4)[1] < 0.2
 
 
+def test_sensitivity_leaves_no_layer_dead_while_others_live() -> None:
+    """A network that answers always the same has a lower loss than one that is wrong for sure; that makes nothing of a layer worth it."""
+    fallen = {0.0: 0.3, 0.3: 0.4, 0.5: 0.6, 0.7: 3.0, 0.8: 4.0, 0.9: 5.0, 0.95: 5.0, 0.98: 3.0, 1.0: 2.3}
+    layers = [
+        Layer(name="a", shape=(50, 20), scores=torch.rand(1000), loss=fallen.__getitem__),
+        Layer(name="b", shape=(50, 20), scores=torch.rand(1000), loss=lambda sparsity: 0.3 + 9 * sparsity),
+    ]
+    for sparsity in (0.6, 0.7, 0.9):
+        a, b = allocated(KNOWN["sensitivity"], layers, sparsity)
+        assert a <= 0.985 and b < 0.98
+        assert a + b == pytest.approx(2 * sparsity, abs=1e-3)
+
+
 def test_sensitivity_ends_at_an_equal_increase() -> None:
     layers = three()
     a, b, c = allocated(KNOWN["sensitivity"], layers, 0.7)

@@ -102,6 +102,7 @@ def sensitivity(layers: Sequence[Layer], sparsity: float) -> list[float]:
     losses = np.where(np.isfinite(losses), losses, 10 * np.abs(losses[np.isfinite(losses)]).max(initial=1.0))
     curves = np.maximum.accumulate(losses - losses[:, :1], axis=1)  # by how much the loss grows; never less for more zeros
     worst = float(curves.max())
+    curves[:, -1] = worst  # a layer that is gone cuts the network, whatever the loss says: the answers are all alike then
     places = worst * 1e-9 * np.arange(len(GRID)) + np.arange(len(GRID)) * 1e-30  # where a curve is flat, its far end counts
     return _meeting(layers, sparsity, lambda share: [float(np.interp(share * (worst + places[-1]), c + places, GRID)) for c in curves])
 
