@@ -92,7 +92,7 @@ def test_sensitivity_leaves_no_layer_dead_while_others_live() -> None:
     ]
     for sparsity in (0.6, 0.7, 0.9):
         a, b = allocated(KNOWN["sensitivity"], layers, sparsity)
-        assert a <= 0.985 and b < 0.98
+        assert a < 0.995 and b < 0.98
         assert a + b == pytest.approx(2 * sparsity, abs=1e-3)
 
 
