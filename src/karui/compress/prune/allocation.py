@@ -57,7 +57,7 @@ class Layer:
 Allocation = Callable[[Sequence[Layer], float], Sequence[float]]
 AllocationName = Literal["global", "uniform", "erk", "lamp", "std", "sensitivity"]
 
-GRID = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)  # the sparsities at which "sensitivity" measures
+GRID = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)  # the sparsities at which "sensitivity" measures
 
 
 def across(layers: Sequence[Layer], sparsity: float) -> list[float]:
@@ -97,14 +97,20 @@ def std(layers: Sequence[Layer], sparsity: float) -> list[float]:
 
 
 def sensitivity(layers: Sequence[Layer], sparsity: float) -> list[float]:
-    """Each layer as sparse as it can be at an increase of the loss that is the same for all, measured on calibration samples."""
+    """Each layer as sparse as it can be at an increase of the loss that is the same for all, measured on calibration samples.
+
+    How sparse: up to the last of ``GRID``, and beyond it only when every layer is there. A layer that is gone makes all answers alike,
+    which has a lower loss than answers that are wrong for sure, so a measurement there would mislead.
+    """
     losses = np.array([[layer.loss(each) for each in GRID] for layer in layers])
     losses = np.where(np.isfinite(losses), losses, 10 * np.abs(losses[np.isfinite(losses)]).max(initial=1.0))
     curves = np.maximum.accumulate(losses - losses[:, :1], axis=1)  # by how much the loss grows; never less for more zeros
-    worst = float(curves.max())
-    curves[:, -1] = worst  # a layer that is gone cuts the network, whatever the loss says: the answers are all alike then
-    places = worst * 1e-9 * np.arange(len(GRID)) + np.arange(len(GRID)) * 1e-30  # where a curve is flat, its far end counts
-    return _meeting(layers, sparsity, lambda share: [float(np.interp(share * (worst + places[-1]), c + places, GRID)) for c in curves])
+    worst = max(float(curves.max()), 1e-12)
+    flat = 1e-9 * worst * np.arange(len(GRID))  # where a curve is flat, its far end counts
+    reach = worst * (1 + 1e-6)  # all layers are at the end of GRID; from there to twice that they go on together
+    sparsities = (*GRID, GRID[-1], 1.0)
+    ends = [(*(curve + flat), reach, 2 * reach) for curve in curves]
+    return _meeting(layers, sparsity, lambda share: [float(np.interp(2 * reach * share, each, sparsities)) for each in ends])
 
 
 KNOWN: dict[AllocationName, Allocation] = {
