@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from karui.errors import RecipeError
 from karui.graph import edit
@@ -47,14 +47,14 @@ def weights(network: Network, include: Patterns, exclude: Patterns) -> dict[str,
             name = parameter_of(node.args[1])
             if name is not None:
                 found.setdefault(name, []).append(node)
-    kept = {name: nodes for name, nodes in found.items() if chosen(name, include, exclude)}
+    picked = {name: nodes for name, nodes in found.items() if chosen(name, include, exclude)}
     if not found:
         raise RecipeError(f"'{network.name}' has no convolution or linear layer with a weight of its own: there is nothing to choose")
-    if not kept:
+    if not picked:
         raise RecipeError(
             f"include {list(include)} and exclude {list(exclude)} leave no layer of '{network.name}': it has {', '.join(found)}"
         )
-    return kept
+    return picked
 
 
 def refuse_unfit(network: Network, names: Iterable[str], *, but: Collection[Any] = ()) -> None:
@@ -66,6 +66,15 @@ def refuse_unfit(network: Network, names: Iterable[str], *, but: Collection[Any]
             raise RecipeError(f"'{name}' has a number format already; exclude it")
         if not bool(torch.isfinite(network.get(name)).all()):
             raise RecipeError(f"'{name}' has weights that are not finite; check the network")
+
+
+def kept(network: Network, name: str) -> Tensor:
+    """Which of a weight's numbers its masks leave: bool in its shape."""
+    left = torch.ones_like(network.get(name), dtype=torch.bool)
+    for form in edit.forms_on(network, name):
+        if form.op is MASK:
+            left &= network.get(form.state["mask"]) != 0
+    return left
 
 
 def rule_named(rule: str | Rule, known: Mapping[Any, Rule], field: str, *, kind: str, form: str) -> Rule:

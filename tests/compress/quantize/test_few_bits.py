@@ -107,7 +107,7 @@ def test_another_technique_leaves_the_bits_of_layers_that_it_doesnt_choose() -> 
 
 
 @pytest.mark.parametrize("learn", [False, True])
-def test_training_in_few_bits_resumes_and_calibrates_in_its_own_bits(learn: bool, tmp_path) -> None:
+def test_training_keeps_the_bits_and_binary_scales_follow(learn: bool) -> None:
     phase = Phase(
         techniques=(Binarize(include=MIDDLE), Quantize(activation_bits=2, observer="mse", learn_scales=learn, include=MIDDLE), ENDS),
         training=Training(steps=40, batch_size=16, lr=0.02),

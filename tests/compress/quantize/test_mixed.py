@@ -37,15 +37,15 @@ def test_no_other_choice_within_the_budget_does_less_harm(sizes: list[int], seed
     def cost(widths) -> tuple[float, float]:
         return sum(layers[n].bytes[b] for n, b in widths.items()), sum(layers[n].harm[b] for n, b in widths.items())
 
-    found = cost(spent(layers, budget))
+    found = cost(spent(layers, share))
     every = (cost(dict(zip(layers, widths, strict=True))) for widths in itertools.product((2, 4, 8), repeat=len(layers)))
     assert found[0] <= budget * (1 + 1e-6)
     assert found[1] <= min(harm for size, harm in every if size <= budget * (1 - 1e-9)) * (1 + 1e-6) + 1e-9
 
 
 def test_a_budget_out_of_reach_is_refused() -> None:
-    with pytest.raises(RecipeError, match="bytes: 10 bytes can't be met: with the fewest bits everywhere weights take 25; allow more"):
-        spent({"l": layer(100, 1, 0.5, 0)}, 10)
+    with pytest.raises(RecipeError, match="bytes: 0.1 can't be met: with the fewest bits everywhere weights take 0.250; give that or more"):
+        spent({"l": layer(100, 1, 0.5, 0)}, 0.1)
 
 
 def test_the_frontier_falls() -> None:

@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from karui.compress.quantize.points import BINARIZE, channel_axis
-from karui.compress.select import MASK, patterns, refuse_unfit, weights
+from karui.compress.select import kept, patterns, refuse_unfit, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.graph import edit
 from karui.graph.network import Network
@@ -65,10 +64,6 @@ class Binarized(Attached):
 
 def magnitude(network: Network, name: str, *, by_channel: bool) -> Tensor:
     """The mean of ``|w|`` over the weights that masks leave: float32, ``[O]`` over the first axis or ``[]`` over all."""
-    weight = network.get(name).detach()
-    kept = torch.ones_like(weight)
-    for form in edit.forms_on(network, name):
-        if form.op is MASK:
-            kept = kept * network.get(form.state["mask"]).detach()
+    weight, stay = network.get(name).detach(), kept(network, name)
     axes = list(range(1 if by_channel else 0, weight.dim()))
-    return (weight.abs() * kept).sum(axes) / kept.sum(axes).clamp_min(1)
+    return (weight.abs() * stay).sum(axes) / stay.sum(axes).clamp_min(1)

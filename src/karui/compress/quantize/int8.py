@@ -126,7 +126,7 @@ class Quantize(Technique):
             return dict.fromkeys(layers, self._choices[0]), {}
         batches = list(first(context.data.calibration, min(self.samples, SENSITIVITY_SAMPLES)))
         found = mixed.measured(network, layers, self._choices, batches)
-        widths = mixed.spent(found, self.bytes * sum(max(each.bytes.values()) for each in found.values()))
+        widths = mixed.spent(found, self.bytes)
         return widths, {"bits": widths, "frontier": [list(point) for point in mixed.frontier(found)]}
 
     def _on_activations(self, network: Network, context: Context, readers: set[fx.Node]) -> tuple[str, ...]:

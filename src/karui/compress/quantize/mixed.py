@@ -79,8 +79,8 @@ def _of_output(before: Tensor, after: Tensor) -> float:
     return float((after - before).square().sum() / before.square().sum().clamp_min(1e-12))
 
 
-def spent(layers: Mapping[str, Measured], budget: float) -> dict[str, int]:
-    """The width of each layer that does the least harm in all within ``budget`` bytes.
+def spent(layers: Mapping[str, Measured], share: float) -> dict[str, int]:
+    """The width of each layer that does the least harm in all within ``share`` of the bytes that all take at their greatest width.
 
     One width a layer, harms added up: a multiple-choice knapsack, solved exactly by HiGHS (scipy.optimize.milp). Raises RecipeError where
     the narrowest widths are too large.
@@ -91,11 +91,12 @@ def spent(layers: Mapping[str, Measured], budget: float) -> dict[str, int]:
     sizes = np.array([layers[name].bytes[bits] for name, bits in pairs])
     harm = np.array([layers[name].harm[bits] for name, bits in pairs])
     one = np.array([[float(name == other) for other, _ in pairs] for name in layers])
-    constraints = [LinearConstraint(one, 1, 1), LinearConstraint(sizes[None], 0, budget * (1 + 1e-9))]
+    whole = sum(max(each.bytes.values()) for each in layers.values())
+    constraints = [LinearConstraint(one, 1, 1), LinearConstraint(sizes[None], 0, share * whole * (1 + 1e-9))]
     found = milp(harm / max(harm.max(initial=0.0), 1e-30), integrality=np.ones(len(pairs)), bounds=Bounds(0, 1), constraints=constraints)
     if found.x is None:
-        least = sum(min(each.bytes.values()) for each in layers.values())
-        raise RecipeError(f"bytes: {budget:.0f} bytes can't be met: with the fewest bits everywhere weights take {least:.0f}; allow more")
+        least = sum(min(each.bytes.values()) for each in layers.values()) / whole
+        raise RecipeError(f"bytes: {share:g} can't be met: with the fewest bits everywhere weights take {least:.3f}; give that or more")
     return {name: bits for (name, bits), taken in zip(pairs, found.x, strict=True) if taken > 0.5}
 
 
@@ -104,8 +105,8 @@ def frontier(layers: Mapping[str, Measured], points: int = 12) -> list[tuple[flo
     whole = sum(max(each.bytes.values()) for each in layers.values())
     least = sum(min(each.bytes.values()) for each in layers.values())
     found = []
-    for budget in np.linspace(least, whole, points):
-        widths = spent(layers, float(budget))
+    for share in np.linspace(least / whole, 1.0, points):
+        widths = spent(layers, float(share))
         size = sum(layers[name].bytes[bits] for name, bits in widths.items())
         found.append((size / whole, sum(layers[name].harm[bits] for name, bits in widths.items())))
     return found

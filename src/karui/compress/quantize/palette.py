@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from karui.compress.select import MASK, patterns, refuse_unfit, weights
+from karui.compress.select import kept, patterns, refuse_unfit, weights
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.errors import RecipeError
 from karui.graph import edit
@@ -63,13 +63,11 @@ class Palette(Technique):
 
     def _share(self, network: Network, name: str, random: np.random.Generator) -> None:
         value = edit.value_of(network, name)
-        kept = torch.ones_like(value, dtype=torch.bool)
-        for form in edit.forms_on(network, name):
-            kept &= network.get(form.state["mask"]) != 0
-        numbers = value[kept].cpu().double().numpy()
+        stay = kept(network, name)
+        numbers = value[stay].cpu().double().numpy()
         centroids = kmeans(numbers, started(numbers, 2**self.bits, self.initialization, random))
         index = torch.zeros(value.shape, dtype=torch.uint8)
-        index[kept.cpu()] = torch.from_numpy(nearest(numbers, centroids).astype(np.uint8))
+        index[stay.cpu()] = torch.from_numpy(nearest(numbers, centroids).astype(np.uint8))
         codebook = nn.Parameter(torch.from_numpy(centroids).to(value))
         edit.put_on_parameter(network, name, PALETTE, state={"codebook": codebook, "index": index.to(value.device)}, beneath=True)
 
@@ -91,12 +89,9 @@ class Shared(Attached):
 
     def _counts(self, name: str) -> Tensor:
         """How many weights each entry has, at least one."""
-        index, kept = self.network.get(f"{name}_index").long().flatten(), torch.ones((), device=self.network.device)
-        for form in edit.forms_on(self.network, name):
-            if form.op is MASK:
-                kept = kept * (self.network.get(form.state["mask"]) != 0).flatten()
+        index, stay = self.network.get(f"{name}_index").long().flatten(), kept(self.network, name).flatten()
         zeros = torch.zeros(self.network.get(f"{name}_codebook").shape, device=index.device)
-        return zeros.index_add_(0, index, kept.expand(index.shape)).clamp_min(1)
+        return zeros.index_add_(0, index, stay.float()).clamp_min(1)
 
     def finish(self) -> dict[str, Any]:
         """How many entries each codebook has."""
