@@ -1,6 +1,6 @@
 """The small networks of full runs, kept beside their results: accuracy and bytes, measured again in seconds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +34,10 @@ class Kept:
         if name in self.lines:
             self.folder.mkdir(parents=True, exist_ok=True)
             codec.save(lower(network), self.folder / f"{name}.karui")
+
+    def unless_quick(self, full: Callable[[bool], Iterator[Row]], line: str) -> Callable[[bool], Iterator[Row]]:
+        """A line that takes long: quick, only what it kept is measured again."""
+        return lambda quick: self.rows(line) if quick else full(quick)
 
     def rows(self, line: str) -> Iterator[Row]:
         """Test accuracy (onnxruntime) and bytes of the line's kept programs; a row that says so, where it has none."""

@@ -1,4 +1,4 @@
-"""Trainings of the benchmark: each has a folder under ``runs/benchmarks/prune`` and is done once, however often the benchmark is run."""
+"""Trainings of benchmarks: each has a folder under ``runs/benchmarks`` and is done once, however often they are run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from karui.finetune.training import Training
 from karui.graph.doors.torch import capture
 from karui.graph.network import Network
 
-FOLDER = Path("runs") / "benchmarks" / "prune"
+FOLDER = Path("runs") / "benchmarks"
 SEEDS = (0, 1, 2)
 
 

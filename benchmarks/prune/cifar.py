@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.harness import Row, at_least, at_most, skipped
 from benchmarks.prune.kept import KEPT
-from benchmarks.prune.runs import SEEDS, Errors, error, only, trained
+from benchmarks.trainings import SEEDS, Errors, error, only, trained
 from karui import datasets, zoo
 from karui.analyse.cost import measure
 from karui.compress.prune.blocks import PruneBlocks

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from benchmarks.harness import Row, at_least, skipped
-from benchmarks.prune.runs import stored
 from benchmarks.subjects import agreement, efficientnet_subject, kl_divergence, outputs_of
+from benchmarks.trainings import stored
 from karui.compress.prune.layerwise import PruneLayerwise
 from karui.compress.prune.weights import Prune
 from karui.compress.statistics import estimate_batch_norm

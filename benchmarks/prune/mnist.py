@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.harness import Row, at_most, skipped
 from benchmarks.prune.kept import KEPT
-from benchmarks.prune.runs import SEEDS, Errors, error, fresh, only, stored, trained
+from benchmarks.trainings import SEEDS, Errors, error, fresh, only, stored, trained
 from karui import datasets
 from karui.compress.prune.weights import Prune
 from karui.compress.technique import Attached, Context, Stage, Technique

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.harness import Row, at_most, skipped
-from benchmarks.prune.runs import SEEDS, Errors, error, trained
+from benchmarks.trainings import SEEDS, Errors, error, trained
 from karui import datasets
 from karui.compress.quantize.binaryconnect import BinaryConnect
 from karui.compress.technique import Technique

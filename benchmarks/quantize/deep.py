@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks.harness import Row, at_least, at_most, skipped
 from benchmarks.prune.mnist import EPOCHS, RETRAIN, dense
-from benchmarks.prune.runs import SEEDS, Errors, error, only, trained
 from benchmarks.quantize.kept import KEPT
+from benchmarks.trainings import SEEDS, Errors, error, only, trained
 from karui import datasets
 from karui.compress.prune.weights import Prune
 from karui.compress.quantize.palette import Palette

@@ -1,7 +1,8 @@
 """Line 4: EfficientNet-Lite0 in 8 and 4 bits after training, from 200 photos without labels.
 
-Every fifth photo calibrates. Settings are chosen inside that fifth: calibrated on 150 of them, the divergence from the float network
-measured on the other 50, one setting after the other. What is chosen is calibrated on all 200, lowered, and its C program is run on the
+Every fifth photo calibrates. Settings are chosen inside that fifth: calibrated on 150 of them, the squared change of the scores measured
+on the other 50, one setting after the other. (The divergence would be the plainer choice, but a few photos make most of its mean: on 50 of
+them it orders the settings by chance.) What is chosen is calibrated on all 200, lowered, and its C program is run on the
 other 800. The fastest peer that installs here, onnxruntime's static quantization, has the same photos.
 """
 
@@ -37,8 +38,9 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
     {"observer": "mse"},
     {"observer": "entropy"},
     {"weight_range": "mse"},
-    {"bias_correction": True},
     {"rounding": "gptq"},
+    {"bias_correction": True},
+    {"rounding": "nearest", "bias_correction": True},
 )
 BITS4: dict[str, dict[str, Any]] = {
     "round to nearest": {"rounding": "nearest"},
@@ -74,9 +76,9 @@ def compared(subject: Subject, *, halves: tuple[Data, Part], test: Part) -> Iter
     least = math.inf
     for more in CANDIDATES:  # what was best so far, and one thing more
         made = quantized(network, fit, **{**chosen, **more})
-        value = float(kl_divergence(outputs_of(made, held), near).mean())
+        value = float((outputs_of(made, held) - near).square().mean() / near.square().mean())
         label = ", ".join(f"{key}={each}" for key, each in {**chosen, **more}.items()) or "as it is"
-        yield Row(case=f"4 int8, {label}", figure="KL on the 50 photos to choose by", value=value, unit="nat")
+        yield Row(case=f"4 int8, {label}", figure="change² / scores², the 50 photos to choose by", value=value)
         if value < least:
             least, chosen = value, {**chosen, **more}
     yield from _int8(subject, chosen, far, test)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Row, at_least, skipped
-from benchmarks.prune.runs import SEEDS, Errors, error, only, trained
+from benchmarks.trainings import SEEDS, Errors, error, only, trained
 from karui import datasets, zoo
 from karui.compress.distill.hinton import Distill
 from karui.compress.quantize.binarize import Binarize

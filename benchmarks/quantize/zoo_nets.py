@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from benchmarks.harness import Row, at_most, skipped
-from benchmarks.prune.runs import error, only, trained
+from benchmarks.trainings import error, only, trained
 from karui import datasets, zoo
 from karui.compress.quantize.int8 import Quantize
 from karui.data import Data
