@@ -68,8 +68,9 @@ def coded(weight: Weight, *, integer: bool, in_order: bool = True) -> Coded:
     rows, inputs = weight.shape[0], prod(weight.shape[1:])
     huffman_coded = isinstance(weight.values, CodebookValues) and in_order
     support, stored = _support(weight, huffman_coded)
-    values = _indexed(weight, weight.values, stored, integer, huffman_coded) if isinstance(weight.values, CodebookValues) else None
-    if values is None:
+    if isinstance(weight.values, CodebookValues):
+        values = _indexed(weight, weight.values, stored, integer, huffman_coded)
+    else:
         values = _integers(weight, stored) if integer else _floats(weight, stored)
     raw_zero = values.tables.get("raw_zero")
     tables = {**values.tables, **support.tables}
