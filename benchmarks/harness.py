@@ -59,7 +59,8 @@ def main(name: str, measure: Measure | Mapping[str, Measure], *, timings: bool |
     """Run a benchmark from the command line.
 
     measure: gives the rows; or the numbers of the lines it answers, each with what gives its rows: then ``--only`` measures some and leaves
-    the others in the file as they are. timings: whether it refuses a busy machine, or which lines do.
+    the others in the file as they are. timings: whether it refuses a busy machine, or which lines do. All of a file's timings are one
+    machine's, which the file names; counts and accuracies may be measured again on another.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--quick", action="store_true", help="measure the committed networks again, in under a minute")
@@ -70,9 +71,12 @@ def main(name: str, measure: Measure | Mapping[str, Measure], *, timings: bool |
     ) if lines else None
     arguments = parser.parse_args()
     only: list[str] | None = getattr(arguments, "only", None)
-    if timings is True or (timings and set(timings) & set(only or lines)):
+    timed = timings is True or bool(timings and set(timings) & set(only or lines))
+    if timed:
         require_quiet()
-    kept = _others(arguments.json, only) if only and arguments.json else []
+    where, kept = machine(), list[Row]()
+    if only and arguments.json and arguments.json.exists():
+        where, kept = _others(arguments.json, only, timed=timed, timings=() if isinstance(timings, bool) else timings)
     command = " ".join(["python", "-m", f"benchmarks.{name}", *(["--quick"] if arguments.quick else [])])
     rows: list[Row] = []
     parts = [each for number, each in lines.items() if only is None or number in only] if isinstance(measure, Mapping) else [measure]
@@ -80,25 +84,27 @@ def main(name: str, measure: Measure | Mapping[str, Measure], *, timings: bool |
         print(line(row), flush=True)
         rows.append(row)
         if arguments.json:  # after each row: what a stopped run has measured stays
-            _write(arguments.json, command, sorted([*kept, *rows], key=lambda row: row.case.partition(" ")[0]))
+            _write(arguments.json, where, command, sorted([*kept, *rows], key=lambda row: row.case.partition(" ")[0]))
     sys.exit(1 if any(row.ok is False for row in rows) else 0)
 
 
-def _write(file: Path, command: str, rows: Sequence[Row]) -> None:
-    found = {"machine": machine(), "versions": versions(), "command": command, "rows": [asdict(row) for row in rows]}
+def _write(file: Path, where: dict[str, str], command: str, rows: Sequence[Row]) -> None:
+    found = {"machine": where, "versions": versions(), "command": command, "rows": [asdict(row) for row in rows]}
     atomic_write(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     if file.parent.resolve() == RESULTS:
-        atomic_write(file.with_suffix(".md"), table(found["machine"], command, rows))  # type: ignore[arg-type]
+        atomic_write(file.with_suffix(".md"), table(where, command, rows))
 
 
-def _others(file: Path, only: Collection[str]) -> list[Row]:
-    """The file's rows of other lines. Raises DataError if they are another machine's: one table is one machine."""
-    if not file.exists():
-        return []
+def _others(file: Path, only: Collection[str], *, timed: bool, timings: Collection[str]) -> tuple[dict[str, str], list[Row]]:
+    """The machine of the file's timings, and its rows of other lines. Raises DataError if timings of two machines would stand together."""
     held = json.loads(file.read_text(encoding="utf-8"))
-    if held["machine"] != machine():
-        raise DataError(f"'{file}' was measured on {held['machine']}; measure all lines here, without --only")
-    return [Row(**row) for row in held["rows"] if row["case"].partition(" ")[0] not in only]
+    kept = [Row(**row) for row in held["rows"] if row["case"].partition(" ")[0] not in only]
+    if not timed:
+        return held["machine"], kept
+    here = machine()
+    if held["machine"] != here and any(row.case.partition(" ")[0] in timings for row in kept):
+        raise DataError(f"the timings in '{file}' are of {held['machine']}; measure those of all lines here: {' '.join(sorted(timings))}")
+    return here, kept
 
 
 def line(row: Row) -> str:
