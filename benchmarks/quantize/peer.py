@@ -13,12 +13,10 @@ from karui.data import Part
 from karui.export import onnx as onnx_target
 from karui.graph.network import Network
 from karui.lower import lower
-from karui.program.program import Program
-from karui.search import scores
 
 
-def static(network: Network, calibration: Part, folder: Path) -> tuple[Program, Path, float]:
-    """As its handbook says for x86: u8 activations, s8 weights per channel. The float program, the file, and the seconds that it took."""
+def static(network: Network, calibration: Part, folder: Path) -> tuple[Path, float]:
+    """As its handbook says for x86: u8 activations, s8 weights per channel. The file, and the seconds that it took."""
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -31,19 +29,17 @@ def static(network: Network, calibration: Part, folder: Path) -> tuple[Program, 
             x = next(self.left, None)
             return None if x is None else {self.name: x}
 
-    program = lower(network)
-
     def feed() -> Iterator[np.ndarray]:
-        return (scores.feeds(program, batch)[0] for batch in calibration.batches(1))
+        return (batch.inputs[0].numpy() for batch in calibration.batches(1))
 
-    float_file = onnx_target.write(program, folder).main
+    float_file = onnx_target.write(lower(network), folder).main
     ready, done = folder / "ready.onnx", folder / "int8.onnx"
     name = onnxruntime.InferenceSession(str(float_file)).get_inputs()[0].name
     start = time.perf_counter()
     quant_pre_process(str(float_file), str(ready))
     kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
     quantize_static(str(ready), str(done), Reader(name, feed), per_channel=True, **kinds)
-    return program, done, time.perf_counter() - start
+    return done, time.perf_counter() - start
 
 
 def outputs(network: Network, calibration: Part, test: Part) -> tuple[Tensor, float]:
@@ -51,10 +47,10 @@ def outputs(network: Network, calibration: Part, test: Part) -> tuple[Tensor, fl
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as scratch:
-        program, file, spent = static(network, calibration, Path(scratch))
+        file, spent = static(network, calibration, Path(scratch))
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.x64quantprecision", "1")  # without it 8-bit products saturate where there is no VNNI
         session = onnxruntime.InferenceSession(str(file), options)
         name = session.get_inputs()[0].name
-        found = [torch.from_numpy(session.run(None, {name: scores.feeds(program, batch)[0]})[0]) for batch in test.batches(1)]
+        found = [torch.from_numpy(session.run(None, {name: batch.inputs[0].numpy()})[0]) for batch in test.batches(1)]
     return torch.cat(found), spent
