@@ -17,6 +17,7 @@ from karui.export import c_files, c_text
 from karui.export.artifact import Artifact
 from karui.export.c_ops import RULES
 from karui.export.c_source import ALIGNMENT, Source
+from karui.export.machines import Machine, machine_of
 from karui.program.arithmetic import quantization
 from karui.program.memory import plan
 from karui.program.program import Program
@@ -34,16 +35,17 @@ class Model:
     kernels: tuple[str, ...]
 
 
-def write(program: Program, folder: Path, *, name: str = "model") -> Artifact:
+def write(program: Program, folder: Path, *, name: str = "model", machine: str = "portable") -> Artifact:
     """Write the files, each whole or not at all, into a folder that is made if it lacks; other files in it stay.
 
     Args:
         name: prefix of every symbol and of the files; a C identifier of at most 41 characters.
+        machine: of ``machines.MACHINES``: what the program is to be fast on; it runs wherever a C compiler is.
 
     Raises:
-        UnsupportedOp: an op without a kernel, or numbers that C can't hold.   RecipeError: a name that C can't take.
+        UnsupportedOp: an op without a kernel, or numbers that C can't hold.   RecipeError: a name that C can't take, an unknown machine.
     """
-    built = model(program, name=name)
+    built = model(program, name=name, machine=machine)
     texts = {
         f"{name}.h": built.header,
         f"{name}.c": built.source,
@@ -63,10 +65,10 @@ def write_files(program: Program, folder: Path, texts: Mapping[str, str], *, tar
     return Artifact(target=target, folder=folder, files=paths, main=folder / main, program=program.name, facts=facts)
 
 
-def model(program: Program, *, name: str = "model") -> Model:
+def model(program: Program, *, name: str = "model", machine: str = "portable") -> Model:
     """The header and the source of a Program."""
     c_text.checked_name(name)
-    source = _source(program)
+    source = _source(program, machine_of(machine))
     for op in program.ops:
         source.begin(op)
         if op.kind not in RULES:
@@ -87,7 +89,7 @@ def needs_libm(text: str) -> bool:
 # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _source(program: Program) -> Source:
+def _source(program: Program, machine: Machine) -> Source:
     """A Source in which the caller's tensors have their places; states lie behind the planned tensors."""
     planned = plan(program, alignment=ALIGNMENT)
     offsets, end = dict(planned.offsets), planned.arena_bytes
@@ -95,7 +97,7 @@ def _source(program: Program) -> Source:
         offsets[name] = end = -(-end // ALIGNMENT) * ALIGNMENT
         end += program.tensor(name).nbytes
     longest = max((prod(w.shape[1:]) for w in program.weights.values() if w.shape), default=0)
-    source = Source(program=program, offsets=offsets, tensors_end=end, wide_index=longest > 0xFFFF)
+    source = Source(program=program, offsets=offsets, tensors_end=end, wide_index=longest > 0xFFFF, machine=machine)
     for entry, text in zip(program.inputs, c_files.parameters(program.inputs, "input"), strict=True):
         source.places[entry.tensor] = text
     for out, text in zip(program.outputs, c_files.parameters(program.outputs, "output"), strict=True):
@@ -132,6 +134,7 @@ def _text(source: Source, name: str) -> str:
     body = f"{kernels}\n{tables}\n{calls}"
     math = "#include <math.h>\n" if c_text.uses_math(body) else ""
     memory = "    int8_t *const memory = (int8_t *)arena;\n" if "k_at(" in calls else ""
+    chosen = f"    const k_set set = {source.machine.sets}();\n" if source.machine.sets in source.used else ""
     title, file = c_text.theirs(c_text.comment(program.name)), c_text.theirs(f"{name}.h")
     return f"""\
 /* {title}: written by karui; see {file}. Edit the network, not this file. */
@@ -141,7 +144,7 @@ def _text(source: Source, name: str) -> str:
 {math}#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-
+{c_text.includes(kernels)}
 /* ── Kernels ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 {kernels}
@@ -155,7 +158,7 @@ def _text(source: Source, name: str) -> str:
 {scratch}
 {_labels(program)}{_reset(source)}int k_run({c_files.signature(program)})
 {{
-{memory}    if (arena == NULL || (uintptr_t)arena % K_ARENA_ALIGNMENT != 0)
+{memory}{chosen}    if (arena == NULL || (uintptr_t)arena % K_ARENA_ALIGNMENT != 0)
         return 1;
 {unused}{calls}
     return 0;

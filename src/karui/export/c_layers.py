@@ -1,55 +1,20 @@
 """Layers of weights in C: conv2d, conv1d, linear, conv_transpose2d. Linear is a 1×1 convolution over its rows; see c_runtime/layer.c."""
 
-from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 
+from karui.export.c_geometry import Geometry, geometry
+from karui.export.c_panels import panels
 from karui.export.c_source import Source, structure
 from karui.export.c_text import number
 from karui.export.c_weights import Coded, coded
 from karui.program.arithmetic import bias_values, bounds, quantization, requantization
 from karui.program.program import Op
-from karui.program.windows import edges, square
 
 TILE_BYTES = 4096  # decoded rows that are kept at a time, if four rows don't need more
-MOST_LISTED = 0.15  # denser rows are taken in full (docs/adr/0005); where there are no vectors, the best threshold was not measured
 VECTOR = 16  # numbers that a loop takes at a time, at most, on the machines that karui is tuned on
 SHORT = 128  # inputs; the rest of a longer row doesn't count
-
-
-@dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """The fields of ``k_layer``, by name, without the two that the exporter chooses."""
-
-    fields: dict[str, int]
-
-    def __getitem__(self, name: str) -> int:
-        return self.fields[name]
-
-    @property
-    def pixels(self) -> int:
-        """Output pixels."""
-        return self["oh"] * self["ow"]
-
-
-def geometry(source: Source, op: Op) -> Geometry:
-    """Sizes of any layer as those of a 2-D convolution."""
-    x, y, a = source.tensor(op.inputs[0]).shape, source.tensor(op.outputs[0]).shape, op.attributes
-    weight = source.program.weights[op.weights["weight"]].shape
-    if op.kind == "linear":
-        h, w, oh, ow, kh, kw = 1, prod(x[:-1]), 1, prod(x[:-1]), 1, 1
-        stride, edge, dilation, groups = (1, 1), edges([0, 0]), (1, 1), 1
-    else:
-        h, w = (1, x[0]) if op.kind == "conv1d" else x[:2]
-        oh, ow = (1, y[0]) if op.kind == "conv1d" else y[:2]
-        kh, kw = (1, weight[1]) if op.kind == "conv1d" else weight[1:3]
-        stride, edge, dilation, groups = square(a["stride"]), edges(a["padding"]), square(a["dilation"]), a["groups"]
-        if kh == kw == 1 and stride == (1, 1) and not any(edge) and op.kind != "conv_transpose2d":
-            h, w, oh, ow = 1, h * w, 1, h * w
-    fields = dict(h=h, w=w, c=x[-1], oh=oh, ow=ow, o=weight[0], kh=kh, kw=kw, sy=stride[0], sx=stride[1], top=edge[0], left=edge[1])
-    return Geometry(fields={**fields, "dy": dilation[0], "dx": dilation[1], "groups": groups})
 
 
 def layer(source: Source, op: Op) -> None:
@@ -66,9 +31,13 @@ def layer(source: Source, op: Op) -> None:
 
 
 def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
-    x, y = source.place(op.inputs[0]), source.place(op.outputs[0])
-    requant, q = requantization(source.program, op), requant_of(source, op)
-    if w.raw_zero is not None or requant.multiplier.ndim == 2:
+    requant = requantization(source.program, op)
+    several = w.raw_zero is not None or requant.multiplier.ndim == 2
+    if source.machine.sets and not (several or _is_depthwise(g) or _listed(source, w)):
+        panels(source, op, g, w, "NULL" if w.in_place else weight(source, op, w))
+        return
+    x, y, q = source.place(op.inputs[0]), source.place(op.outputs[0]), requant_of(source, op)
+    if several:
         terms = 1 if requant.multiplier.ndim == 1 else requant.multiplier.shape[1]
         zero = "NULL" if w.raw_zero is None else source.table(f"{op.name}.weight.zero", w.raw_zero)
         lay = _layer(source, op, g, w, 1)
@@ -78,7 +47,7 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
         lay = _layer(source, op, g, w, 1)
         taps = _taps(source, op, g, w, "int8_t", lay)
         source.call("k_depthwise_i8", x, y, lay, taps, q, source.take("int32_t", g["c"]))
-    elif _listed(w):
+    elif _listed(source, w):
         tile = _tile(g, w.most * 3)
         lay, lists = _layer(source, op, g, w, tile), _index(source, w, tile)
         patch, stored, counts = source.take("int16_t", w.inputs), source.take("int8_t", tile * w.most), source.take("int32_t", tile)
@@ -103,7 +72,7 @@ def _float(source: Source, op: Op, g: Geometry, w: Coded) -> None:
         source.call("k_depthwise_f32", x, y, lay, _taps(source, op, g, w, "float", lay), finish)
         return
     patch_of = source.use("k_patch_back_f32" if op.kind == "conv_transpose2d" else "k_patch_f32")
-    if _listed(w):
+    if _listed(source, w):
         tile = _tile(g, w.most * 6)
         lay, patch, lists = _layer(source, op, g, w, tile), source.take("float", w.inputs), _index(source, w, tile)
         stored, counts = source.take("float", tile * w.most), source.take("int32_t", tile)
@@ -171,8 +140,8 @@ def _stride(g: Geometry, w: Coded) -> tuple[int, bool]:
     return (filled, False) if copy else (w.inputs, w.in_place)
 
 
-def _listed(w: Coded) -> bool:
-    return w.sparse and w.stored < MOST_LISTED * w.rows * w.inputs
+def _listed(source: Source, w: Coded) -> bool:
+    return w.sparse and w.stored < source.machine.most_listed * w.rows * w.inputs
 
 
 def _tile(g: Geometry, row_bytes: int) -> int:

@@ -9,9 +9,10 @@ import numpy as np
 
 from karui.errors import UnsupportedOp
 from karui.export import c_text
+from karui.export.machines import PORTABLE, Machine
 from karui.program.program import Array, Op, Program, Tensor
 
-SIZES = {"int8_t": 1, "int16_t": 2, "k_index": 2, "int32_t": 4, "float": 4}
+SIZES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "k_index": 2, "int32_t": 4, "float": 4}
 ALIGNMENT = 4
 
 
@@ -26,6 +27,7 @@ class Source:
     offsets: Mapping[str, int]
     tensors_end: int  # bytes of the arena that tensors take
     wide_index: bool
+    machine: Machine = PORTABLE
     places: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     tables: dict[str, str] = field(default_factory=dict)  # name → text
@@ -104,6 +106,12 @@ class Source:
         self._taken = {}
         shapes = " → ".join("×".join(map(str, t.shape)) or "1" for t in (*map(self.tensor, op.inputs), *map(self.tensor, op.outputs)))
         self.calls.append(f"    /* {c_text.theirs(c_text.comment(op.name))}: {op.kind}, {c_text.comment(shapes)} */")
+
+    def set(self) -> str:
+        """The instruction set that the program runs with: a pointer to what ``run`` chose at its start."""
+        assert self.machine.sets is not None
+        self.use(self.machine.sets)
+        return "&set"
 
     def call(self, kernel: str, *arguments: Any) -> None:
         """A statement."""

@@ -81,7 +81,7 @@ def wrapped(words: list[str]) -> str:
 
 # ── The hand-written kernels ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-RUNTIME = ("weights", "layer", "mac_i8", "mac_f32", "moves", "elementwise", "reduce", "norm", "recurrent", "unary")
+RUNTIME = ("weights", "layer", "mac_i8", "mac_f32", "panel", "panel_x86", "moves", "elementwise", "reduce", "norm", "recurrent", "unary")
 _DEFINES = re.compile(r"^(?:static [\w *]*?(k_\w+)\(|typedef [^;{]*?(k_\w+)[(;]|\} (k_\w+);|#define (k_\w+))", re.M)
 _NAME = re.compile(r"\bk_\w+")
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)
@@ -118,6 +118,13 @@ def prefixed(text: str, name: str) -> str:
     """Kernels and tables are called ``k_…`` and ``K_…`` until here: give them the model's name, but for what is ``theirs``."""
     prefix = {"k_": f"{name}_", "K_": f"{name.upper()}_"}
     return re.sub(r"\b[kK]_(?=\w)", lambda found: prefix[found[0]], text).replace(_GUARD, "")
+
+
+def includes(text: str) -> str:
+    """Headers of instruction sets that C text wants, where the compiler has them and nobody asks for plain C (-DNAME_PLAIN)."""
+    if "K_X86" not in text:
+        return ""
+    return "#if defined(__x86_64__) && defined(__GNUC__) && !defined(K_PLAIN)\n#include <immintrin.h>\n#define K_X86\n#endif\n"
 
 
 def uses_math(text: str) -> bool:

@@ -1,0 +1,299 @@
+/* Panels on x86-64: AVX2, and AVX-512 with VNNI. Each function is compiled for its own instructions, whatever the compiler was told of the
+ * machine; which one runs is chosen there. */
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Before functions that are compiled for AVX2. */
+#if defined(K_X86)
+#define k_avx2 __attribute__((target("avx2")))
+#endif
+
+/* Before functions that are compiled for AVX-512 with VNNI. */
+#if defined(K_X86)
+#define k_vnni __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#endif
+
+/* Four bytes as they lie. */
+#if defined(K_X86)
+static int32_t k_four(const uint8_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+#endif
+
+/* One four of a pixel against four channels' weights: products of 16 bits, added in pairs. */
+#if defined(K_X86)
+#define k_pairs_avx2(sum, x, w) \
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(w)))))
+#endif
+
+/* Sums of two pixels and one panel; each register holds four channels, in two parts. */
+#if defined(K_X86)
+static k_avx2 void k_two_avx2(const k_panels *l, const int8_t *w, const uint8_t *first, const uint8_t *second, int32_t *sums, int32_t next)
+{
+    __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+    int32_t ry, rx, j;
+    for (ry = 0; ry < l->runs_y; ry++)
+        for (rx = 0; rx < l->runs_x; rx++) {
+            const uint8_t *p = first + ry * l->run_y + rx * l->run_x, *q = second + ry * l->run_y + rx * l->run_x;
+            for (j = 0; j < l->fours; j++, p += 4, q += 4, w += 64) {
+                const __m256i x = _mm256_cvtepu8_epi16(_mm_set1_epi32(k_four(p))), z = _mm256_cvtepu8_epi16(_mm_set1_epi32(k_four(q)));
+                k_pairs_avx2(a0, x, w);
+                k_pairs_avx2(b0, z, w);
+                k_pairs_avx2(a1, x, w + 16);
+                k_pairs_avx2(b1, z, w + 16);
+                k_pairs_avx2(a2, x, w + 32);
+                k_pairs_avx2(b2, z, w + 32);
+                k_pairs_avx2(a3, x, w + 48);
+                k_pairs_avx2(b3, z, w + 48);
+            }
+        }
+    _mm256_storeu_si256((__m256i *)(void *)sums, _mm256_permute4x64_epi64(_mm256_hadd_epi32(a0, a1), 0xd8));
+    _mm256_storeu_si256((__m256i *)(void *)(sums + 8), _mm256_permute4x64_epi64(_mm256_hadd_epi32(a2, a3), 0xd8));
+    _mm256_storeu_si256((__m256i *)(void *)(sums + next), _mm256_permute4x64_epi64(_mm256_hadd_epi32(b0, b1), 0xd8));
+    _mm256_storeu_si256((__m256i *)(void *)(sums + next + 8), _mm256_permute4x64_epi64(_mm256_hadd_epi32(b2, b3), 0xd8));
+}
+#endif
+
+/* Sums by AVX2. */
+#if defined(K_X86)
+static k_avx2 void k_tile_avx2(const k_panels *l, const int8_t *w, int32_t far, int32_t panels, const uint8_t *const at[8], int32_t one,
+                               int32_t *sums)
+{
+    int32_t i, q;
+    for (q = 0; q < panels; q++)
+        for (i = 0; i < (one ? 2 : 8); i += 2)
+            k_two_avx2(l, w + q * far, at[i], at[i + 1], sums + (i * panels + q) * 16, panels * 16);
+}
+#endif
+
+/* Eight codes, one in each lane of 32 bits. AVX2 shifts 64 bits without their sign, hence the detour. */
+#if defined(K_X86)
+static k_avx2 __m256i k_eight_avx2(const int32_t *sums, const int32_t *start, const int32_t *multiplier, const int64_t *bias,
+                                   const int64_t *shift, __m256i low, __m256i high)
+{
+    const __m256i sign = _mm256_set1_epi64x((int64_t)((uint64_t)1 << 63)), s = _mm256_add_epi32(
+        _mm256_loadu_si256((const __m256i *)(const void *)sums), _mm256_loadu_si256((const __m256i *)(const void *)start));
+    const __m256i m = _mm256_loadu_si256((const __m256i *)(const void *)multiplier);
+    __m256i half[2];
+    int32_t i;
+    for (i = 0; i < 2; i++) {
+        const __m256i by = _mm256_loadu_si256((const __m256i *)(const void *)(shift + 8 * i));
+        __m256i v = i ? _mm256_mul_epi32(_mm256_srli_epi64(s, 32), _mm256_srli_epi64(m, 32)) : _mm256_mul_epi32(s, m);
+        v = _mm256_add_epi64(v, _mm256_loadu_si256((const __m256i *)(const void *)(bias + 8 * i)));
+        v = _mm256_sub_epi64(_mm256_srlv_epi64(_mm256_xor_si256(v, sign), by), _mm256_srlv_epi64(sign, by));
+        v = _mm256_blendv_epi8(v, low, _mm256_cmpgt_epi64(low, v));
+        half[i] = _mm256_blendv_epi8(v, high, _mm256_cmpgt_epi64(v, high));
+    }
+    return _mm256_blend_epi32(half[0], _mm256_slli_epi64(half[1], 32), 0xaa);
+}
+#endif
+
+/* Codes by AVX2. */
+#if defined(K_X86)
+static k_avx2 void k_codes_avx2(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y,
+                                int32_t o, int32_t left)
+{
+    const __m256i low = _mm256_set1_epi64x(w->low), high = _mm256_set1_epi64x(w->high);
+    int32_t i, q, j;
+    for (q = 0; q < panels; q++) {
+        const int32_t at = (panel + q) * 16, most = left - 16 * q < 16 ? left - 16 * q : 16;
+        for (i = 0; i < count; i++) {
+            const int32_t *s = sums + (i * panels + q) * 16;
+            const __m256i a = k_eight_avx2(s, w->start + at, w->multiplier + at, w->bias + at, w->shift + at, low, high);
+            const __m256i b = k_eight_avx2(s + 8, w->start + at + 8, w->multiplier + at + 8, w->bias + at + 4, w->shift + at + 4, low, high);
+            const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+            const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+            int8_t *to = y + i * o + q * 16, kept[16];
+            if (most == 16) {
+                _mm_storeu_si128((__m128i *)(void *)to, bytes);
+                continue;
+            }
+            _mm_storeu_si128((__m128i *)(void *)kept, bytes);
+            for (j = 0; j < most; j++)
+                to[j] = kept[j];
+        }
+    }
+}
+#endif
+
+/* A pixel's four against two panels. */
+#if defined(K_X86)
+#define k_both_vnni(i) \
+    x = _mm512_set1_epi32(k_four(p##i + 4 * j)); \
+    a##i = _mm512_dpbusd_epi32(a##i, x, u); \
+    b##i = _mm512_dpbusd_epi32(b##i, x, v)
+#endif
+
+/* Sums of eight pixels and two panels. */
+#if defined(K_X86)
+static k_vnni void k_wide_vnni(const k_panels *l, const int8_t *w, int32_t far, const uint8_t *const at[8], int32_t *sums)
+{
+    __m512i a0 = _mm512_setzero_si512(), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
+    __m512i b0 = a0, b1 = a0, b2 = a0, b3 = a0, b4 = a0, b5 = a0, b6 = a0, b7 = a0, u, v, x;
+    int32_t ry, rx, j;
+    for (ry = 0; ry < l->runs_y; ry++)
+        for (rx = 0; rx < l->runs_x; rx++, w += l->fours * 64) {
+            const int32_t run = ry * l->run_y + rx * l->run_x;
+            const uint8_t *p0 = at[0] + run, *p1 = at[1] + run, *p2 = at[2] + run, *p3 = at[3] + run;
+            const uint8_t *p4 = at[4] + run, *p5 = at[5] + run, *p6 = at[6] + run, *p7 = at[7] + run;
+            for (j = 0; j < l->fours; j++) {
+                u = _mm512_loadu_si512((const void *)(w + 64 * j));
+                v = _mm512_loadu_si512((const void *)(w + far + 64 * j));
+                k_both_vnni(0);
+                k_both_vnni(1);
+                k_both_vnni(2);
+                k_both_vnni(3);
+                k_both_vnni(4);
+                k_both_vnni(5);
+                k_both_vnni(6);
+                k_both_vnni(7);
+            }
+        }
+#define k_keep_vnni(i) \
+    _mm512_storeu_si512((void *)(sums + 32 * i), a##i); \
+    _mm512_storeu_si512((void *)(sums + 32 * i + 16), b##i)
+    k_keep_vnni(0);
+    k_keep_vnni(1);
+    k_keep_vnni(2);
+    k_keep_vnni(3);
+    k_keep_vnni(4);
+    k_keep_vnni(5);
+    k_keep_vnni(6);
+    k_keep_vnni(7);
+#undef k_keep_vnni
+}
+#endif
+
+/* A pixel's four against one panel. */
+#if defined(K_X86)
+#define k_single_vnni(i) a##i = _mm512_dpbusd_epi32(a##i, _mm512_set1_epi32(k_four(p##i + 4 * j)), u)
+#endif
+
+/* Sums of eight pixels and one panel. */
+#if defined(K_X86)
+static k_vnni void k_narrow_vnni(const k_panels *l, const int8_t *w, const uint8_t *const at[8], int32_t *sums)
+{
+    __m512i a0 = _mm512_setzero_si512(), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0, u;
+    int32_t ry, rx, j;
+    for (ry = 0; ry < l->runs_y; ry++)
+        for (rx = 0; rx < l->runs_x; rx++, w += l->fours * 64) {
+            const int32_t run = ry * l->run_y + rx * l->run_x;
+            const uint8_t *p0 = at[0] + run, *p1 = at[1] + run, *p2 = at[2] + run, *p3 = at[3] + run;
+            const uint8_t *p4 = at[4] + run, *p5 = at[5] + run, *p6 = at[6] + run, *p7 = at[7] + run;
+            for (j = 0; j < l->fours; j++) {
+                u = _mm512_loadu_si512((const void *)(w + 64 * j));
+                k_single_vnni(0);
+                k_single_vnni(1);
+                k_single_vnni(2);
+                k_single_vnni(3);
+                k_single_vnni(4);
+                k_single_vnni(5);
+                k_single_vnni(6);
+                k_single_vnni(7);
+            }
+        }
+    _mm512_storeu_si512((void *)sums, a0);
+    _mm512_storeu_si512((void *)(sums + 16), a1);
+    _mm512_storeu_si512((void *)(sums + 32), a2);
+    _mm512_storeu_si512((void *)(sums + 48), a3);
+    _mm512_storeu_si512((void *)(sums + 64), a4);
+    _mm512_storeu_si512((void *)(sums + 80), a5);
+    _mm512_storeu_si512((void *)(sums + 96), a6);
+    _mm512_storeu_si512((void *)(sums + 112), a7);
+}
+#endif
+
+/* Sums of one pixel and one panel, in four parts, as one sum would wait for itself. */
+#if defined(K_X86)
+static k_vnni void k_one_vnni(const k_panels *l, const int8_t *w, const uint8_t *at, int32_t *sums)
+{
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+    int32_t ry, rx, j;
+    for (ry = 0; ry < l->runs_y; ry++)
+        for (rx = 0; rx < l->runs_x; rx++) {
+            const uint8_t *p = at + ry * l->run_y + rx * l->run_x;
+            for (j = 0; j + 4 <= l->fours; j += 4, p += 16, w += 256) {
+                a = _mm512_dpbusd_epi32(a, _mm512_set1_epi32(k_four(p)), _mm512_loadu_si512((const void *)w));
+                b = _mm512_dpbusd_epi32(b, _mm512_set1_epi32(k_four(p + 4)), _mm512_loadu_si512((const void *)(w + 64)));
+                c = _mm512_dpbusd_epi32(c, _mm512_set1_epi32(k_four(p + 8)), _mm512_loadu_si512((const void *)(w + 128)));
+                d = _mm512_dpbusd_epi32(d, _mm512_set1_epi32(k_four(p + 12)), _mm512_loadu_si512((const void *)(w + 192)));
+            }
+            for (; j < l->fours; j++, p += 4, w += 64)
+                a = _mm512_dpbusd_epi32(a, _mm512_set1_epi32(k_four(p)), _mm512_loadu_si512((const void *)w));
+        }
+    _mm512_storeu_si512((void *)sums, _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d)));
+}
+#endif
+
+/* Sums by VNNI. */
+#if defined(K_X86)
+static k_vnni void k_tile_vnni(const k_panels *l, const int8_t *w, int32_t far, int32_t panels, const uint8_t *const at[8], int32_t one,
+                               int32_t *sums)
+{
+    int32_t q;
+    for (q = 0; one && q < panels; q++)
+        k_one_vnni(l, w + q * far, at[0], sums + 16 * q);
+    if (!one && panels == 2)
+        k_wide_vnni(l, w, far, at, sums);
+    else if (!one)
+        k_narrow_vnni(l, w, at, sums);
+}
+#endif
+
+/* Codes by AVX-512. */
+#if defined(K_X86)
+static k_vnni void k_codes_vnni(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y,
+                                int32_t o, int32_t left)
+{
+    const __m128i low = _mm_set1_epi8((char)w->low), high = _mm_set1_epi8((char)w->high);
+    int32_t i, q;
+    for (q = 0; q < panels; q++) {
+        const int32_t at = (panel + q) * 16, most = left - 16 * q < 16 ? left - 16 * q : 16;
+        const __mmask16 mask = (__mmask16)((1u << most) - 1u);
+        const __m512i start = _mm512_loadu_si512((const void *)(w->start + at)), m = _mm512_loadu_si512((const void *)(w->multiplier + at));
+        const __m512i bias = _mm512_loadu_si512((const void *)(w->bias + at)), by = _mm512_loadu_si512((const void *)(w->shift + at));
+        const __m512i more = _mm512_loadu_si512((const void *)(w->bias + at + 8)), n = _mm512_srli_epi64(m, 32);
+        const __m512i further = _mm512_loadu_si512((const void *)(w->shift + at + 8));
+        for (i = 0; i < count; i++) {
+            const __m512i s = _mm512_add_epi32(_mm512_loadu_si512((const void *)(sums + (i * panels + q) * 16)), start);
+            const __m512i even = _mm512_srav_epi64(_mm512_add_epi64(_mm512_mul_epi32(s, m), bias), by);
+            const __m512i odd = _mm512_srav_epi64(_mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64(s, 32), n), more), further);
+            const __m128i bytes = _mm_unpacklo_epi8(_mm512_cvtsepi64_epi8(even), _mm512_cvtsepi64_epi8(odd));
+            _mm_mask_storeu_epi8((void *)(y + i * o + q * 16), mask, _mm_max_epi8(_mm_min_epi8(bytes, high), low));
+        }
+    }
+}
+#endif
+
+/* The best set of this machine, up to AVX2. */
+static k_set k_set_v3(void)
+{
+    k_set set = {k_tile_plain, k_codes_plain};
+#if defined(K_X86)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2")) {
+        set.tile = k_tile_avx2;
+        set.codes = k_codes_avx2;
+    }
+#endif
+    return set;
+}
+
+/* The best set of this machine, up to AVX-512 with VNNI. */
+static k_set k_set_v4(void)
+{
+    k_set set = k_set_v3();
+#if defined(K_X86)
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+        set.tile = k_tile_vnni;
+        set.codes = k_codes_vnni;
+    }
+#endif
+    return set;
+}

@@ -1,0 +1,94 @@
+"""Kernels for chosen machines: the same integers as the interpreter's, with each instruction set that this processor has."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from karui.errors import RecipeError
+from karui.export import c
+from karui.export.machines import MACHINES
+from karui.program.interpreter import run
+from karui.program.program import AffineValues, Program
+from karui.run import compiler, host
+from tests.export.many import QUICK, agree, inputs_of, merged
+from tests.export.test_c_layers import LAYERS, all_pairs, one_layer
+from tests.program.single_op import affine, program, tensor, weight
+from tests.program.weights import SUPPORTS, make_weight
+
+FAST = [name for name, machine in MACHINES.items() if machine.sets]
+WITHOUT = (*QUICK, "-DMODEL_PLAIN")  # what a processor does that has none of the sets
+
+
+def same(p: Program, folder: Path, machine: str, flags: tuple[str, ...] = QUICK) -> None:
+    inputs = inputs_of(p, seed=1)
+    agree(p, host.build(c.write(p, folder, machine=machine), flags=flags).run(inputs), run(p, inputs))
+
+
+@pytest.mark.parametrize("machine", FAST)
+@pytest.mark.parametrize("support", SUPPORTS)
+def test_every_pair(support: str, machine: str, tmp_path: Path) -> None:
+    same(all_pairs(support, integer=True), tmp_path, machine)
+
+
+def convolution(height: int, width: int, channels: int, outputs: int, *, groups: int = 1, seed: int = 0, **given: object) -> Program:
+    """A convolution of any size whose codes, multipliers and clamps use all that they may."""
+    rng = np.random.default_rng(seed)
+    a = {"stride": [1, 1], "padding": [1, 1, 1, 1], "dilation": [1, 1], "groups": groups} | given
+    kernel = a.pop("kernel", (3, 3))
+    shape = (outputs, *kernel, channels // groups)  # type: ignore[misc]
+    codes = rng.integers(-127, 128, shape).astype(np.int8)
+    scale = np.exp(rng.normal(-6, 1.5, outputs)).astype(np.float32)
+    w = weight("weight", AffineValues(bits=8, codes=codes, scale=scale, zero_point=np.zeros(outputs, np.int32)))
+    top, left, bottom, right = a["padding"]  # type: ignore[misc]
+    (sy, sx), (dy, dx) = a["stride"], a["dilation"]  # type: ignore[misc]
+    oh, ow = (height + top + bottom - dy * (shape[1] - 1) - 1) // sy + 1, (width + left + right - dx * (shape[2] - 1) - 1) // sx + 1
+    x, y = affine(0.05, int(rng.integers(-128, 128))), affine(0.2, int(rng.integers(-100, 100)))
+    clamp = [int(rng.integers(-128, -20)), int(rng.integers(20, 128))]
+    p = program("conv2d", [tensor("x", (height, width, channels), x)], [tensor("y", (oh, ow, outputs), y)], {}, **a, clamp=clamp)
+    return Program(**{**vars(p), "weights": {"weight": w}, "ops": tuple(replace(op, weights={"weight": "weight"}) for op in p.ops)})
+
+
+SIZES = {
+    "a panel and a half": convolution(5, 5, 8, 24, seed=1),
+    "three panels": convolution(4, 7, 3, 48, seed=2),
+    "33 channels": convolution(6, 6, 5, 33, seed=3),
+    "nine pixels": convolution(3, 3, 16, 32, seed=4),
+    "one pixel": convolution(3, 3, 20, 40, padding=[0, 0, 0, 0], seed=5),
+    "two pixels": convolution(3, 4, 7, 17, padding=[0, 0, 0, 0], seed=6),
+    "strides": convolution(9, 11, 6, 20, stride=[2, 3], seed=7),
+    "wider than it is read": convolution(8, 8, 4, 16, stride=[3, 3], padding=[0, 0, 0, 0], kernel=(1, 1), seed=8),
+    "dilation": convolution(9, 9, 6, 20, dilation=[2, 3], padding=[2, 3, 2, 3], seed=9),
+    "groups": convolution(5, 5, 12, 54, groups=3, seed=10),
+    "one row of padding": convolution(4, 4, 9, 16, padding=[0, 2, 3, 0], seed=11),
+    "many inputs": convolution(2, 2, 130, 34, seed=12),
+}
+
+
+@pytest.mark.parametrize("flags", [QUICK, WITHOUT, ("-O3", "-fPIC")], ids=["O1", "no sets", "O3"])
+@pytest.mark.parametrize("machine", FAST)
+def test_sizes(machine: str, flags: tuple[str, ...], tmp_path: Path) -> None:
+    same(merged(SIZES), tmp_path, machine, flags)
+
+
+@pytest.mark.parametrize("machine", FAST)
+def test_another_compiler(machine: str, tmp_path: Path) -> None:
+    p = merged(SIZES)
+    inputs = inputs_of(p)
+    library = host.build(c.write(p, tmp_path, machine=machine), compiler=" ".join(compiler.ziglang()), flags=("-O1", "-fPIC"))
+    agree(p, library.run(inputs), run(p, inputs))
+
+
+@pytest.mark.parametrize("machine", FAST)
+def test_each_weight_alone_brings_just_its_kernels(machine: str, tmp_path: Path) -> None:
+    for support, values in (("dense", "affine"), ("element", "affine"), ("dense", "sign")):
+        p = one_layer("linear", make_weight(support, values, LAYERS["linear"][2], seed=3, name="weight"), integer=True)
+        source = c.write(p, tmp_path, machine=machine).main
+        compiler.compile_c(["gcc"], ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O2", "-c", "-o", "/dev/null", source], what="it")
+
+
+def test_an_unknown_machine(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="machine 'z80' is unknown; choose from portable, x86-64-v3"):
+        c.write(SIZES["groups"], tmp_path, machine="z80")
+    assert not list(tmp_path.iterdir())
