@@ -62,8 +62,19 @@ SIZES = {
     "dilation": convolution(9, 9, 6, 20, dilation=[2, 3], padding=[2, 3, 2, 3], seed=9),
     "groups": convolution(5, 5, 12, 54, groups=3, seed=10),
     "one row of padding": convolution(4, 4, 9, 16, padding=[0, 2, 3, 0], seed=11),
+    "depthwise": convolution(6, 7, 20, 20, groups=20, stride=[1, 2], seed=13),
+    "depthwise, 5 x 5": convolution(9, 5, 33, 33, groups=33, kernel=(5, 5), padding=[2, 2, 2, 2], seed=14),
     "many inputs": convolution(2, 2, 130, 34, seed=12),
 }
+
+
+def sums(shape: tuple[int, ...], seed: int) -> Program:
+    """Two tensors of one shape, added."""
+    tensors = [tensor(name, shape, affine(0.05 * (1 + i), 7 * i - 9)) for i, name in enumerate(("a", "b"))]
+    return program("add", tensors, [tensor("y", shape, affine(0.08, seed))], {}, clamp=[-100, 90])
+
+
+SIZES |= {f"add {shape}": sums(shape, seed) for seed, shape in enumerate([(3,), (16,), (5, 7, 9)])}
 
 
 @pytest.mark.parametrize("flags", [QUICK, WITHOUT, ("-O3", "-fPIC")], ids=["O1", "no sets", "O3"])
@@ -85,7 +96,7 @@ def test_each_weight_alone_brings_just_its_kernels(machine: str, tmp_path: Path)
     for support, values in (("dense", "affine"), ("element", "affine"), ("dense", "sign")):
         p = one_layer("linear", make_weight(support, values, LAYERS["linear"][2], seed=3, name="weight"), integer=True)
         source = c.write(p, tmp_path, machine=machine).main
-        compiler.compile_c(["gcc"], ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O2", "-c", "-o", "/dev/null", source], what="it")
+        compiler.compile_c(["gcc"], [*host.STRICT, "-O2", "-c", "-o", "/dev/null", source], what="it")
 
 
 def test_an_unknown_machine(tmp_path: Path) -> None:

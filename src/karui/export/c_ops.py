@@ -173,10 +173,9 @@ def pairs(source: Source, op: Op) -> None:
     first, second = (broadcast_strides(source.tensor(name).shape, y.shape) for name in op.inputs)
     axes = merged(list(zip(y.shape, first, second, strict=True))) or [(1, 0, 0)]
     places = [source.place(name) for name in (*op.inputs, op.outputs[0])]
-    table = loops(source, op, axes)
     if y.dtype == "float32":
         source.use(f"k_{op.kind}_f32")
-        source.call("k_pairs_f32", f"k_{op.kind}_f32", *places, table, len(axes), *limits(op))
+        source.call("k_pairs_f32", f"k_{op.kind}_f32", *places, loops(source, op, axes), len(axes), *limits(op))
         return
     low, high = bounds(op, y)
     if op.kind == "add":
@@ -186,7 +185,11 @@ def pairs(source: Source, op: Op) -> None:
         (za, zb), requant = (quantization(source.tensor(name))[1] for name in op.inputs), requantization(source.program, op)
         numbers = dict(ma=za, mb=zb, multiplier=requant.multiplier[0], bias=requant.bias[0], shift=requant.shift[0])
     pair = source.constant(f"{op.name}.pair", "k_pair", structure(**numbers, low=low, high=high))
-    source.call(f"k_{op.kind}_i8", *places, table, len(axes), f"&{pair}")
+    if op.kind == "add" and source.machine.sets and [each[1:] for each in axes] == [(1, 1)]:
+        source.use("k_set")
+        source.write(f"{source.set().removeprefix('&')}.add({', '.join(places)}, {axes[0][0]}, &{pair});")
+    else:
+        source.call(f"k_{op.kind}_i8", *places, loops(source, op, axes), len(axes), f"&{pair}")
 
 
 def broadcast_strides(shape: Sequence[int], target: Sequence[int]) -> list[int]:

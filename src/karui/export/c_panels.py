@@ -1,6 +1,5 @@
 """Integer layers in panels: how their numbers lie for c_runtime/panel.c."""
 
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,30 +19,54 @@ SLACK = 4  # bytes behind the copy that a last four may read
 def panels(source: Source, op: Op, g: Geometry, w: Coded, weight: str) -> None:
     """A convolution or linear layer with one multiplier a channel. weight: its ``k_weight``, for weights that are decoded on the device."""
     fields, copy = _geometry(source, op, g)
-    runs, length, groups = fields["runs_y"] * fields["runs_x"], fields["length"], g["groups"]
-    outputs = g["o"] // groups
-    each = -(-outputs // WIDE)
+    groups, outputs = g["groups"], g["o"] // g["groups"]
+    each, runs, length = -(-outputs // WIDE), fields["runs_y"] * fields["runs_x"], fields["length"]
+    codes = w.tables["values"].reshape(groups, outputs, runs, length) if w.in_place else None
+    unpacked = min(2, each) * WIDE, min(2, each) * runs * fields["fours"] * WIDE * DEEP
+    table = None if codes is None else packed(codes)
+    _call(source, op, "k_panels_i8", fields, copy + SLACK, (groups, outputs, each), w, weight, codes, table, unpacked)
+
+
+def depthwise(source: Source, op: Op, g: Geometry, w: Coded, weight: str) -> None:
+    """A convolution with one filter for each channel."""
+    fields, copy = _geometry(source, op, g)
+    each, taps = -(-g["o"] // WIDE), w.inputs
+    codes = w.tables["values"].reshape(1, g["o"], taps, 1) if w.in_place else None
+    table = None if codes is None else np.pad(codes[0, :, :, 0], ((0, each * WIDE - g["o"]), (0, 0)))
+    table = None if table is None else table.reshape(each, WIDE, taps).swapaxes(1, 2)
+    unpacked = each * WIDE, each * WIDE * taps
+    _call(source, op, "k_depth_i8", fields, copy + WIDE, (1, g["o"], each), w, weight, codes, table, unpacked)
+
+
+def _call(
+    source: Source,
+    op: Op,
+    kernel: str,
+    fields: dict[str, int],
+    copy: int,
+    sizes: tuple[int, int, int],
+    w: Coded,
+    weight: str,
+    codes: NDArray[np.int8] | None,
+    table: NDArray[np.int8] | None,
+    unpacked: tuple[int, int],
+) -> None:
+    """The layer's constants, its scratch, and the call. sizes: groups, channels of a group, panels of a group. unpacked: sums and bytes."""
     requant = requantization(source.program, op)
     low, high = bounds(op, source.tensor(op.outputs[0]))
-    tables = _numbers(requant, groups, outputs, each)
-    numbers: dict[str, Any] = {name: source.table(f"{op.name}.panel.{name}", table) for name, table in tables.items()}
-    size = runs * fields["fours"] * WIDE * DEEP
-    if w.in_place:
-        codes = w.tables["values"].reshape(groups, outputs, runs, length)
-        numbers["weights"] = source.table(f"{op.name}.panel.weights", packed(codes))
-        sums = -fields["border"] * codes.astype(np.int64).sum((2, 3))
-        numbers["start"] = source.table(f"{op.name}.panel.start", _filled(sums, each).astype(np.int32))
-        scratch = ["NULL"] * 5
+    tables: dict[str, Any] = dict(_numbers(requant, *sizes))
+    scratch = ["NULL"] * 5
+    if codes is not None:
+        tables |= {"weights": table, "start": _filled(-fields["border"] * codes.astype(np.int64).sum((2, 3)), sizes[2]).astype(np.int32)}
     else:
-        numbers["coded"] = weight
-        at_once = min(2, each)
-        scratch = [source.take("int32_t", at_once * WIDE), source.take("int8_t", at_once * size), source.take("int8_t", w.inputs)]
+        scratch = [source.take("int32_t", unpacked[0]), source.take("int8_t", unpacked[1]), source.take("int8_t", w.inputs)]
         scratch += [source.take("k_index", w.most), source.take("int8_t", w.most)] if w.sparse else ["NULL", "NULL"]
+    numbers: dict[str, Any] = {name: source.table(f"{op.name}.panel.{name}", each) for name, each in tables.items()}
+    numbers |= {"coded": weight} if codes is None else {}
     lay = source.constant(f"{op.name}.panels", "k_panels", structure(**fields))
-    numbers |= {"low": low, "high": high}
-    panel = source.constant(f"{op.name}.panel", "k_panel_weight", structure(**numbers))
+    panel = source.constant(f"{op.name}.panel", "k_panel_weight", structure(**numbers, low=low, high=high))
     x, y = source.place(op.inputs[0]), source.place(op.outputs[0])
-    source.call("k_panels_i8", x, y, f"&{lay}", f"&{panel}", source.set(), source.take("uint8_t", copy), *scratch)
+    source.call(kernel, x, y, f"&{lay}", f"&{panel}", source.set(), source.take("uint8_t", copy), *scratch)
 
 
 def packed(codes: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -56,7 +79,7 @@ def packed(codes: NDArray[np.int8]) -> NDArray[np.int8]:
 
 
 def _geometry(source: Source, op: Op, g: Geometry) -> tuple[dict[str, int], int]:
-    """The fields of ``k_panels``, and the bytes of the copy."""
+    """The fields of ``k_panels``, and the bytes of the copy, without those behind it."""
     width = g["c"] // g["groups"]
     whole = g["groups"] == 1 and g["dx"] == 1  # the taps of a line are neighbours
     high = max(g["top"] + g["h"], (g["oh"] - 1) * g["sy"] + (g["kh"] - 1) * g["dy"] + 1)
@@ -67,7 +90,7 @@ def _geometry(source: Source, op: Op, g: Geometry) -> tuple[dict[str, int], int]
     fields |= {"high": high, "wide": wide, "pixels": g.pixels, "down": g["sy"] * line, "along": g["sx"] * g["c"]}
     fields |= {"runs_y": g["kh"], "runs_x": 1 if whole else g["kw"], "run_y": g["dy"] * line, "run_x": g["dx"] * g["c"]}
     fields |= {"length": length, "fours": -(-length // DEEP), "border": UNSIGNED + quantization(source.tensor(op.inputs[0]))[1]}
-    return fields, prod((high, line)) + SLACK
+    return fields, high * line
 
 
 def _numbers(requant: Requant, groups: int, outputs: int, each: int) -> dict[str, NDArray[np.integer]]:

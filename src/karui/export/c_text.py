@@ -81,7 +81,7 @@ def wrapped(words: list[str]) -> str:
 
 # ── The hand-written kernels ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-RUNTIME = ("weights", "layer", "mac_i8", "mac_f32", "panel", "panel_x86", "moves", "elementwise", "reduce", "norm", "recurrent", "unary")
+RUNTIME = ("weights", "layer", "mac_i8", "mac_f32", "moves", "elementwise", "reduce", "norm", "recurrent", "unary", "panel", "panel_x86")
 _DEFINES = re.compile(r"^(?:static [\w *]*?(k_\w+)\(|typedef [^;{]*?(k_\w+)[(;]|\} (k_\w+);|#define (k_\w+))", re.M)
 _NAME = re.compile(r"\bk_\w+")
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)

@@ -30,10 +30,12 @@ typedef struct {
 } k_panel_weight;
 
 /* What a set of instructions brings. `tile`: sums[8][panels][16] of eight pixels (of one only, where `one`) and one or two panels, which lie
- * `far` bytes apart. `codes`: of `count` such pixels; `o`: from pixel to pixel of y; `left`: channels that are still to come. */
+ * `far` bytes apart. `depth`: sums[8][16] of a depthwise layer's panel. `add`: codes plus codes. `store`: the codes of `count` such pixels; `o`: from pixel to pixel of y; `left`: channels that are still to come. */
 typedef struct {
     void (*tile)(const k_panels *l, const int8_t *w, int32_t far, int32_t panels, const uint8_t *const at[8], int32_t one, int32_t *sums);
-    void (*codes)(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y, int32_t o,
+    void (*depth)(const k_panels *l, const int8_t *w, const uint8_t *const at[8], int32_t *sums);
+    void (*add)(const int8_t *a, const int8_t *b, int8_t *y, int32_t count, const k_pair *p);
+    void (*store)(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y, int32_t o,
                   int32_t left);
 } k_set;
 
@@ -114,12 +116,81 @@ static k_once void k_panels_i8(const int8_t *x, int8_t *y, const k_panels *l, co
                 const uint8_t *at[8];
                 k_starts(l, copy + group * l->length, p, at);
                 set->tile(l, weights, size, panels, at, count == 1, sums);
-                set->codes(sums, count, panels, &w, panel, y + p * l->o + first, l->o, left);
+                set->store(sums, count, panels, &w, panel, y + p * l->o + first, l->o, left);
             }
         }
 }
 
+/* Rows of a depthwise layer as panels [panels][taps][16], decoded, and what their sums begin with. */
+static k_once void k_unfolded(const k_panels *l, const k_weight *w, k_index *index, int8_t *stored, int8_t *row, int8_t *unpacked,
+                              int32_t *start)
+{
+    k_cursor cursor = k_start();
+    const int32_t taps = l->runs_y * l->runs_x, filled = (l->o + 15) / 16 * 16;
+    int32_t j, i;
+    memset(unpacked, 0, (size_t)(filled * taps));
+    memset(start, 0, (size_t)filled * sizeof(int32_t));
+    for (j = 0; j < l->o; j++) {
+        int32_t sum = 0;
+        k_row_codes(w, &cursor, j, index, stored, row);
+        for (i = 0; i < taps; i++) {
+            unpacked[(j / 16 * taps + i) * 16 + j % 16] = row[i];
+            sum += row[i];
+        }
+        start[j] = -l->border * sum;
+    }
+}
+
+/* A depthwise layer; its weights are [panels][taps][16]. Scratch as above, with 16 bytes behind the copy. */
+static k_once void k_depth_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *given, const k_set *set, uint8_t *copy,
+                              int32_t *start, int8_t *unpacked, int8_t *row, k_index *index, int8_t *stored)
+{
+    const int32_t taps = l->runs_y * l->runs_x;
+    const int8_t *weights = given->weights;
+    k_panel_weight w = *given;
+    int32_t p, first, sums[8 * 16];
+    k_bordered(x, l, copy);
+    if (given->coded && unpacked) {
+        k_unfolded(l, given->coded, index, stored, row, unpacked, start);
+        weights = unpacked;
+        w.start = start;
+    }
+    for (first = 0; first < l->o; first += 16)
+        for (p = 0; p < l->pixels; p += 8) {
+            const int32_t count = l->pixels - p < 8 ? l->pixels - p : 8;
+            const uint8_t *at[8];
+            k_starts(l, copy + first, p, at);
+            set->depth(l, weights + first * taps, at, sums);
+            set->store(sums, count, 1, &w, first / 16, y + p * l->o + first, l->o, l->o - first);
+        }
+}
+
 /* The set that every machine has. */
+static void k_depth_plain(const k_panels *l, const int8_t *w, const uint8_t *const at[8], int32_t *sums)
+{
+    int32_t i, ry, rx, o;
+    for (i = 0; i < 8; i++, sums += 16) {
+        const int8_t *tap = w;
+        memset(sums, 0, 16 * sizeof(int32_t));
+        for (ry = 0; ry < l->runs_y; ry++)
+            for (rx = 0; rx < l->runs_x; rx++, tap += 16)
+                for (o = 0; o < 16; o++)
+                    sums[o] += at[i][ry * l->run_y + rx * l->run_x + o] * tap[o];
+    }
+}
+
+/* Its codes plus codes. */
+static void k_add_plain(const int8_t *a, const int8_t *b, int8_t *y, int32_t count, const k_pair *p)
+{
+    const int32_t ma = p->ma, mb = p->mb, bias = (int32_t)p->bias, shift = p->shift, low = p->low, high = p->high;
+    int32_t i;
+    for (i = 0; i < count; i++) {
+        const int32_t v = (a[i] * ma + b[i] * mb + bias) >> shift;
+        y[i] = (int8_t)(v < low ? low : v > high ? high : v);
+    }
+}
+
+/* Its sums. */
 static void k_tile_plain(const k_panels *l, const int8_t *w, int32_t far, int32_t panels, const uint8_t *const at[8], int32_t one,
                          int32_t *sums)
 {
@@ -140,7 +211,7 @@ static void k_tile_plain(const k_panels *l, const int8_t *w, int32_t far, int32_
 }
 
 /* Its codes. */
-static void k_codes_plain(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y, int32_t o,
+static void k_store_plain(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y, int32_t o,
                           int32_t left)
 {
     const int32_t low = w->low, high = w->high;

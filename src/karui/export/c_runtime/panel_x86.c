@@ -93,9 +93,42 @@ static k_avx2 __m256i k_eight_avx2(const int32_t *sums, const int32_t *start, co
 }
 #endif
 
+/* Sums of a depthwise panel by AVX2: bytes as 32 bits, of which the lower 16 meet the weights' lower 16. */
+#if defined(K_X86)
+static k_avx2 void k_depth_avx2(const k_panels *l, const int8_t *w, const uint8_t *const at[8], int32_t *sums)
+{
+    int32_t i, h, ry, rx;
+    for (i = 0; i < 8; i++)
+        for (h = 0; h < 16; h += 8, sums += 8) {
+            const int8_t *tap = w + h;
+            __m256i a = _mm256_setzero_si256();
+            for (ry = 0; ry < l->runs_y; ry++)
+                for (rx = 0; rx < l->runs_x; rx++, tap += 16) {
+                    const void *from = at[i] + ry * l->run_y + rx * l->run_x + h, *by = tap;
+                    const __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
+                    a = _mm256_add_epi32(a, _mm256_madd_epi16(x, _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)by))));
+                }
+            _mm256_storeu_si256((__m256i *)(void *)sums, a);
+        }
+}
+#endif
+
+/* Codes plus codes, as the compiler puts it for AVX2. */
+#if defined(K_X86)
+static k_avx2 void k_add_avx2(const int8_t *a, const int8_t *b, int8_t *y, int32_t count, const k_pair *p)
+{
+    const int32_t ma = p->ma, mb = p->mb, bias = (int32_t)p->bias, shift = p->shift, low = p->low, high = p->high;
+    int32_t i;
+    for (i = 0; i < count; i++) {
+        const int32_t v = (a[i] * ma + b[i] * mb + bias) >> shift;
+        y[i] = (int8_t)(v < low ? low : v > high ? high : v);
+    }
+}
+#endif
+
 /* Codes by AVX2. */
 #if defined(K_X86)
-static k_avx2 void k_codes_avx2(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y,
+static k_avx2 void k_store_avx2(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y,
                                 int32_t o, int32_t left)
 {
     const __m256i low = _mm256_set1_epi64x(w->low), high = _mm256_set1_epi64x(w->high);
@@ -119,6 +152,20 @@ static k_avx2 void k_codes_avx2(const int32_t *sums, int32_t count, int32_t pane
         }
     }
 }
+#endif
+
+/* Eight registers to memory, `far` sums from one to the next. */
+#if defined(K_X86)
+#define k_put_vnni(to, far, i, a) _mm512_storeu_si512((void *)((to) + (far) * (i)), a)
+#define k_keep_vnni(to, far, a, b, c, d, e, f, g, h) \
+    k_put_vnni(to, far, 0, a); \
+    k_put_vnni(to, far, 1, b); \
+    k_put_vnni(to, far, 2, c); \
+    k_put_vnni(to, far, 3, d); \
+    k_put_vnni(to, far, 4, e); \
+    k_put_vnni(to, far, 5, f); \
+    k_put_vnni(to, far, 6, g); \
+    k_put_vnni(to, far, 7, h)
 #endif
 
 /* A pixel's four against two panels. */
@@ -154,18 +201,8 @@ static k_vnni void k_wide_vnni(const k_panels *l, const int8_t *w, int32_t far, 
                 k_both_vnni(7);
             }
         }
-#define k_keep_vnni(i) \
-    _mm512_storeu_si512((void *)(sums + 32 * i), a##i); \
-    _mm512_storeu_si512((void *)(sums + 32 * i + 16), b##i)
-    k_keep_vnni(0);
-    k_keep_vnni(1);
-    k_keep_vnni(2);
-    k_keep_vnni(3);
-    k_keep_vnni(4);
-    k_keep_vnni(5);
-    k_keep_vnni(6);
-    k_keep_vnni(7);
-#undef k_keep_vnni
+    k_keep_vnni(sums, 32, a0, a1, a2, a3, a4, a5, a6, a7);
+    k_keep_vnni(sums + 16, 32, b0, b1, b2, b3, b4, b5, b6, b7);
 }
 #endif
 
@@ -197,14 +234,7 @@ static k_vnni void k_narrow_vnni(const k_panels *l, const int8_t *w, const uint8
                 k_single_vnni(7);
             }
         }
-    _mm512_storeu_si512((void *)sums, a0);
-    _mm512_storeu_si512((void *)(sums + 16), a1);
-    _mm512_storeu_si512((void *)(sums + 32), a2);
-    _mm512_storeu_si512((void *)(sums + 48), a3);
-    _mm512_storeu_si512((void *)(sums + 64), a4);
-    _mm512_storeu_si512((void *)(sums + 80), a5);
-    _mm512_storeu_si512((void *)(sums + 96), a6);
-    _mm512_storeu_si512((void *)(sums + 112), a7);
+    k_keep_vnni(sums, 16, a0, a1, a2, a3, a4, a5, a6, a7);
 }
 #endif
 
@@ -245,9 +275,51 @@ static k_vnni void k_tile_vnni(const k_panels *l, const int8_t *w, int32_t far, 
 }
 #endif
 
+/* A pixel's tap. */
+#if defined(K_X86)
+#define k_tap_vnni(i) \
+    a##i = _mm512_dpwssd_epi32(a##i, _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(at[i] + run))), u)
+#endif
+
+/* Sums of a depthwise panel by VNNI: bytes as 32 bits, of which the lower 16 meet the weights' lower 16. */
+#if defined(K_X86)
+static k_vnni void k_depth_vnni(const k_panels *l, const int8_t *w, const uint8_t *const at[8], int32_t *sums)
+{
+    __m512i a0 = _mm512_setzero_si512(), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
+    int32_t ry, rx;
+    for (ry = 0; ry < l->runs_y; ry++)
+        for (rx = 0; rx < l->runs_x; rx++, w += 16) {
+            const int32_t run = ry * l->run_y + rx * l->run_x;
+            const __m512i u = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)w));
+            k_tap_vnni(0);
+            k_tap_vnni(1);
+            k_tap_vnni(2);
+            k_tap_vnni(3);
+            k_tap_vnni(4);
+            k_tap_vnni(5);
+            k_tap_vnni(6);
+            k_tap_vnni(7);
+        }
+    k_keep_vnni(sums, 16, a0, a1, a2, a3, a4, a5, a6, a7);
+}
+#endif
+
+/* Codes plus codes, as the compiler puts it for VNNI. */
+#if defined(K_X86)
+static k_vnni void k_add_vnni(const int8_t *a, const int8_t *b, int8_t *y, int32_t count, const k_pair *p)
+{
+    const int32_t ma = p->ma, mb = p->mb, bias = (int32_t)p->bias, shift = p->shift, low = p->low, high = p->high;
+    int32_t i;
+    for (i = 0; i < count; i++) {
+        const int32_t v = (a[i] * ma + b[i] * mb + bias) >> shift;
+        y[i] = (int8_t)(v < low ? low : v > high ? high : v);
+    }
+}
+#endif
+
 /* Codes by AVX-512. */
 #if defined(K_X86)
-static k_vnni void k_codes_vnni(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y,
+static k_vnni void k_store_vnni(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y,
                                 int32_t o, int32_t left)
 {
     const __m128i low = _mm_set1_epi8((char)w->low), high = _mm_set1_epi8((char)w->high);
@@ -273,12 +345,14 @@ static k_vnni void k_codes_vnni(const int32_t *sums, int32_t count, int32_t pane
 /* The best set of this machine, up to AVX2. */
 static k_set k_set_v3(void)
 {
-    k_set set = {k_tile_plain, k_codes_plain};
+    k_set set = {k_tile_plain, k_depth_plain, k_add_plain, k_store_plain};
 #if defined(K_X86)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2")) {
         set.tile = k_tile_avx2;
-        set.codes = k_codes_avx2;
+        set.depth = k_depth_avx2;
+        set.add = k_add_avx2;
+        set.store = k_store_avx2;
     }
 #endif
     return set;
@@ -292,7 +366,9 @@ static k_set k_set_v4(void)
     if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
         set.tile = k_tile_vnni;
-        set.codes = k_codes_vnni;
+        set.depth = k_depth_vnni;
+        set.add = k_add_vnni;
+        set.store = k_store_vnni;
     }
 #endif
     return set;
