@@ -90,9 +90,8 @@ def test_every_pair(support: str, integer: bool, tmp_path: Path) -> None:
 
 def test_the_pairs_reach_every_decoder_and_driver() -> None:
     used = {k for support in SUPPORTS for integer in (True, False) for k in c.model(all_pairs(support, integer)).kernels}
-    wanted = {
-        k for k in c_text.chunks() if k.startswith(("k_where_", "k_codes_", "k_reals_", "k_dense_", "k_sparse_", "k_terms_", "k_depthwise_"))
-    }
+    kinds = ("k_where_", "k_codes_", "k_reals_", "k_dense_", "k_sparse_", "k_terms_", "k_depthwise_")
+    wanted = {k for k in c_text.chunks() if k.startswith(kinds)}
     assert {k for k in wanted if not k.endswith("_huffman")} <= used  # those: test_c_huffman.py
 
 

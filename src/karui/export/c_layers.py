@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from karui.export.c_geometry import Geometry, geometry
-from karui.export.c_panels import depthwise, panels
+from karui.export.c_panels import depthwise, numbers_of, panels
 from karui.export.c_source import Source, structure
 from karui.export.c_text import number
 from karui.export.c_weights import Coded, coded
@@ -33,9 +33,9 @@ def layer(source: Source, op: Op) -> None:
 def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     requant = requantization(source.program, op)
     several = w.raw_zero is not None or requant.multiplier.ndim == 2
-    if source.machine.sets and not (several or _listed(source, w)):
+    if source.machine.sets and not (several or _listed(source, w)) and (numbers := numbers_of(source, op, g)) is not None:
         fast = depthwise if _is_depthwise(g) else panels
-        fast(source, op, g, w, "NULL" if w.in_place else weight(source, op, w))
+        fast(source, op, w, numbers, "NULL" if w.in_place else weight(source, op, w))
         return
     x, y, q = source.place(op.inputs[0]), source.place(op.outputs[0]), requant_of(source, op)
     if several:

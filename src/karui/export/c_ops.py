@@ -148,9 +148,14 @@ def lookup(source: Source, op: Op) -> None:
     """A table of 256 codes, or one for each channel."""
     x, table = source.tensor(op.inputs[0]), raw_values(source, op, "table")
     channels = x.shape[-1] if table.ndim == 2 else 1
+    places = source.place(op.inputs[0]), source.place(op.outputs[0])
+    if source.machine.sets and channels == 1:
+        codes = table if x.dtype == "uint8" else np.roll(table, 128)  # by the byte that a code is
+        source.write(f"{source.chosen('lookup')}({places[0]}, {places[1]}, {x.count}, {source.table(f'{op.name}.table', codes)});")
+        return
     kernel = "k_lookup_u8" if x.dtype == "uint8" else "k_lookup_i8"
     name, step = source.table(f"{op.name}.table", table), 256 if table.ndim == 2 else 0
-    source.call(kernel, source.place(op.inputs[0]), source.place(op.outputs[0]), x.count // channels, channels, name, step)
+    source.call(kernel, *places, x.count // channels, channels, name, step)
 
 
 def embedding(source: Source, op: Op) -> None:
@@ -186,8 +191,7 @@ def pairs(source: Source, op: Op) -> None:
         numbers = dict(ma=za, mb=zb, multiplier=requant.multiplier[0], bias=requant.bias[0], shift=requant.shift[0])
     pair = source.constant(f"{op.name}.pair", "k_pair", structure(**numbers, low=low, high=high))
     if op.kind == "add" and source.machine.sets and [each[1:] for each in axes] == [(1, 1)]:
-        source.use("k_set")
-        source.write(f"{source.set().removeprefix('&')}.add({', '.join(places)}, {axes[0][0]}, &{pair});")
+        source.write(f"{source.chosen('add')}({', '.join(places)}, {axes[0][0]}, &{pair});")
     else:
         source.call(f"k_{op.kind}_i8", *places, loops(source, op, axes), len(axes), f"&{pair}")
 

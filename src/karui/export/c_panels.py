@@ -1,5 +1,6 @@
 """Integer layers in panels: how their numbers lie for c_runtime/panel.c."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,55 +17,87 @@ UNSIGNED = 128  # added to a code: the byte that the instructions take
 SLACK = 4  # bytes behind the copy that a last four may read
 
 
-def panels(source: Source, op: Op, g: Geometry, w: Coded, weight: str) -> None:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Numbers:
+    """A layer that panels can compute: its geometry and its requantization.
+
+    fields: of ``k_panels``. copy: bytes of the image in its border. codes: ``[O, K]``. bias: ``[O]``, what the border and the 128 add
+    included in ``folded`` alone. quick: as in ``k_panel_weight``.
+    """
+
+    fields: dict[str, int]
+    copy: int
+    groups: int
+    outputs: int
+    each: int
+    codes: NDArray[np.int8]
+    requant: Requant
+    folded: NDArray[np.int64]
+    quick: bool
+
+
+def panels(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -> None:
     """A convolution or linear layer with one multiplier a channel. weight: its ``k_weight``, for weights that are decoded on the device."""
-    fields, copy = _geometry(source, op, g)
-    groups, outputs = g["groups"], g["o"] // g["groups"]
-    each, runs, length = -(-outputs // WIDE), fields["runs_y"] * fields["runs_x"], fields["length"]
-    codes = w.tables["values"].reshape(groups, outputs, runs, length) if w.in_place else None
-    unpacked = min(2, each) * WIDE, min(2, each) * runs * fields["fours"] * WIDE * DEEP
-    table = None if codes is None else packed(codes)
-    _call(source, op, "k_panels_i8", fields, copy + SLACK, (groups, outputs, each), w, weight, codes, table, unpacked)
+    f, n = numbers.fields, numbers
+    codes = numbers.codes.reshape(n.groups, n.outputs, f["runs_y"] * f["runs_x"], f["length"])
+    size = f["runs_y"] * f["runs_x"] * f["fours"] * WIDE * DEEP
+    _call(source, op, "k_panels_i8", numbers, w, packed(codes), weight, copy=numbers.copy + SLACK, unpacked=min(2, n.each) * size)
 
 
-def depthwise(source: Source, op: Op, g: Geometry, w: Coded, weight: str) -> None:
+def depthwise(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -> None:
     """A convolution with one filter for each channel."""
+    channels, taps = numbers.fields["o"], w.inputs
+    each = -(-channels // WIDE)
+    codes = np.pad(numbers.codes.reshape(channels, taps), ((0, each * WIDE - channels), (0, 0)))
+    numbers = replace(numbers, groups=1, outputs=channels, each=each)
+    table = codes.reshape(each, WIDE, taps).swapaxes(1, 2)
+    _call(source, op, "k_depth_i8", numbers, w, table, weight, copy=numbers.copy + WIDE, unpacked=WIDE * taps)
+
+
+def numbers_of(source: Source, op: Op, g: Geometry) -> Numbers | None:
+    """None where sums of bytes without a sign, or what is added to them, could take more bits than there are."""
     fields, copy = _geometry(source, op, g)
-    each, taps = -(-g["o"] // WIDE), w.inputs
-    codes = w.tables["values"].reshape(1, g["o"], taps, 1) if w.in_place else None
-    table = None if codes is None else np.pad(codes[0, :, :, 0], ((0, each * WIDE - g["o"]), (0, 0)))
-    table = None if table is None else table.reshape(each, WIDE, taps).swapaxes(1, 2)
-    unpacked = each * WIDE, each * WIDE * taps
-    _call(source, op, "k_depth_i8", fields, copy + WIDE, (1, g["o"], each), w, weight, codes, table, unpacked)
+    weight = source.program.weights[op.weights["weight"]]
+    requant, codes = requantization(source.program, op), weight.codes().reshape(weight.shape[0], -1)
+    most = np.abs(codes.astype(np.int64)).sum(1) * 255
+    if requant.multiplier.ndim == 2 or (most >= 2**31).any() or np.abs(codes).max(initial=0) > 128:
+        return None
+    extra = -fields["border"] * codes.astype(np.int64).sum(1)
+    exact = [int(b) + int(e) * int(m) for b, e, m in zip(requant.bias, extra, requant.multiplier, strict=True)]
+    reach = [abs(b) + int(n) * abs(int(m)) for b, n, m in zip(exact, most, requant.multiplier, strict=True)]
+    if max(reach, default=0) >= 2**63:
+        return None
+    quick = all(int(s) >= 32 and r >> int(s) < 2**31 for r, s in zip(reach, requant.shift, strict=True))
+    outputs = g["o"] // g["groups"]
+    return Numbers(
+        fields=fields,
+        copy=copy,
+        groups=g["groups"],
+        outputs=outputs,
+        each=-(-outputs // WIDE),
+        codes=codes.astype(np.int8),
+        requant=requant,
+        folded=np.array(exact, np.int64),
+        quick=quick,
+    )
 
 
 def _call(
-    source: Source,
-    op: Op,
-    kernel: str,
-    fields: dict[str, int],
-    copy: int,
-    sizes: tuple[int, int, int],
-    w: Coded,
-    weight: str,
-    codes: NDArray[np.int8] | None,
-    table: NDArray[np.int8] | None,
-    unpacked: tuple[int, int],
+    source: Source, op: Op, kernel: str, n: Numbers, w: Coded, table: NDArray[np.int8], weight: str, *, copy: int, unpacked: int
 ) -> None:
-    """The layer's constants, its scratch, and the call. sizes: groups, channels of a group, panels of a group. unpacked: sums and bytes."""
-    requant = requantization(source.program, op)
+    """The layer's constants, its scratch, and the call."""
     low, high = bounds(op, source.tensor(op.outputs[0]))
-    tables: dict[str, Any] = dict(_numbers(requant, *sizes))
-    scratch = ["NULL"] * 5
-    if codes is not None:
-        tables |= {"weights": table, "start": _filled(-fields["border"] * codes.astype(np.int64).sum((2, 3)), sizes[2]).astype(np.int32)}
+    tables = _tables(n, n.folded if w.in_place else n.requant.bias)
+    scratch = ["NULL"] * 4
+    if w.in_place:
+        tables["weights"] = table
     else:
-        scratch = [source.take("int32_t", unpacked[0]), source.take("int8_t", unpacked[1]), source.take("int8_t", w.inputs)]
+        scratch = [source.take("int8_t", unpacked), source.take("int8_t", w.inputs)]
         scratch += [source.take("k_index", w.most), source.take("int8_t", w.most)] if w.sparse else ["NULL", "NULL"]
-    numbers: dict[str, Any] = {name: source.table(f"{op.name}.panel.{name}", each) for name, each in tables.items()}
-    numbers |= {"coded": weight} if codes is None else {}
-    lay = source.constant(f"{op.name}.panels", "k_panels", structure(**fields))
-    panel = source.constant(f"{op.name}.panel", "k_panel_weight", structure(**numbers, low=low, high=high))
+    fields: dict[str, Any] = {name: source.table(f"{op.name}.panel.{name}", each) for name, each in tables.items()}
+    fields |= {} if w.in_place else {"coded": weight, "unpack": source.use("k_unpack")}
+    lay = source.constant(f"{op.name}.panels", "k_panels", structure(**n.fields))
+    panel = source.constant(f"{op.name}.panel", "k_panel_weight", structure(**fields, quick=int(n.quick), low=low, high=high))
     x, y = source.place(op.inputs[0]), source.place(op.outputs[0])
     source.call(kernel, x, y, f"&{lay}", f"&{panel}", source.set(), source.take("uint8_t", copy), *scratch)
 
@@ -93,18 +126,15 @@ def _geometry(source: Source, op: Op, g: Geometry) -> tuple[dict[str, int], int]
     return fields, high * line
 
 
-def _numbers(requant: Requant, groups: int, outputs: int, each: int) -> dict[str, NDArray[np.integer]]:
+def _tables(n: Numbers, bias: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     """Multipliers in the order of the channels; biases and shifts with the even channels of each panel first."""
 
-    def halves(values: NDArray[np.integer]) -> NDArray[np.int64]:
+    def halves(values: NDArray[Any]) -> NDArray[np.int64]:
         return values.reshape(-1, WIDE // 2, 2).swapaxes(1, 2).reshape(-1).astype(np.int64)
 
-    multiplier, bias, shift = (
-        _filled(values.reshape(groups, outputs), each) for values in (requant.multiplier, requant.bias, requant.shift)
-    )
-    return {"multiplier": multiplier.reshape(-1).astype(np.int32), "bias": halves(bias), "shift": halves(shift)}
+    def filled(values: NDArray[Any]) -> NDArray[Any]:
+        return np.pad(values.reshape(n.groups, n.outputs), ((0, 0), (0, n.each * WIDE - n.outputs)))
 
-
-def _filled(values: NDArray[np.integer], each: int) -> NDArray[np.integer]:
-    """``[groups, O]`` with zeros up to whole panels."""
-    return np.pad(values, ((0, 0), (0, each * WIDE - values.shape[1])))
+    shift = np.maximum(filled(n.requant.shift), 32 if n.quick else 0)  # of what fills up, too
+    multiplier = filled(n.requant.multiplier).reshape(-1).astype(np.int32)
+    return {"multiplier": multiplier, "bias": halves(filled(bias)), "shift": halves(shift)}

@@ -113,6 +113,10 @@ class Source:
         self.use(self.machine.sets)
         return "&set"
 
+    def chosen(self, what: str) -> str:
+        """A function of that set."""
+        return f"{self.set().removeprefix('&')}.{what}"
+
     def call(self, kernel: str, *arguments: Any) -> None:
         """A statement."""
         self.use(kernel)

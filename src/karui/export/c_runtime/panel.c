@@ -18,25 +18,30 @@ typedef struct {
     int32_t border;                    /* the byte that stands for nothing */
 } k_panels;
 
-/* Numbers of the output channels, sixteen to a panel; those that fill up the last one are zero. */
-typedef struct {
-    const int8_t *weights;     /* [panels][runs][fours][16][4], or NULL: decoded from `coded` */
-    const k_weight *coded;
-    const int32_t *start;      /* sums begin with it: −border · Σ weights */
+/* Numbers of the output channels, sixteen to a panel; those that fill up the last one are zero. y = (sum · multiplier + bias) >> shift. */
+typedef struct k_panel_weight k_panel_weight;
+struct k_panel_weight {
+    const int8_t *weights;     /* [panels][runs][fours][16][4], or NULL: */
+    const k_weight *coded;     /* `unpack` makes a panel of up to sixteen rows of it, with `deep` inputs to a four (1: a depthwise layer), */
+    void (*unpack)(const k_panels *l, const k_panel_weight *w, k_cursor *cursor, int32_t first, int32_t rows, int32_t panel, int32_t deep,
+                   k_index *index, int8_t *stored, int8_t *row, int8_t *unpacked, int64_t bias[16]); /* and its biases; rows in order */
     const int32_t *multiplier;
-    const int64_t *bias;       /* of a panel, those of its even channels, then of its odd ones; so do shifts lie */
-    const int64_t *shift;
+    const int64_t *bias;       /* of a panel, those of its even channels, then of its odd ones; so do shifts lie. It holds what the */
+    const int64_t *shift;      /* border and the 128 add to the sums, too, but for weights that are decoded */
+    int32_t quick;             /* every shift is 32 or more, and every y fits in 32 bits before it is clamped */
     int32_t low, high;         /* codes */
-} k_panel_weight;
+};
 
 /* What a set of instructions brings. `tile`: sums[8][panels][16] of eight pixels (of one only, where `one`) and one or two panels, which lie
- * `far` bytes apart. `depth`: sums[8][16] of a depthwise layer's panel. `add`: codes plus codes. `store`: the codes of `count` such pixels; `o`: from pixel to pixel of y; `left`: channels that are still to come. */
+ * `far` bytes apart. `depth`: sums[8][16] of a depthwise layer's panel. `add`: codes plus codes. `lookup`: through a table [256] of bytes.
+ * `store`: the codes of `count` pixels from `panel` on, whose biases are `bias`; `o`: from pixel to pixel of y; `left`: channels to come. */
 typedef struct {
     void (*tile)(const k_panels *l, const int8_t *w, int32_t far, int32_t panels, const uint8_t *const at[8], int32_t one, int32_t *sums);
     void (*depth)(const k_panels *l, const int8_t *w, const uint8_t *const at[8], int32_t *sums);
+    void (*store)(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, const int64_t *bias, int8_t *y,
+                  int32_t o, int32_t left);
     void (*add)(const int8_t *a, const int8_t *b, int8_t *y, int32_t count, const k_pair *p);
-    void (*store)(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y, int32_t o,
-                  int32_t left);
+    void (*lookup)(const void *x, void *y, int32_t count, const void *table);
 } k_set;
 
 /* The image in its border. */
@@ -70,99 +75,93 @@ static void k_starts(const k_panels *l, const uint8_t *copy, int32_t first, cons
     }
 }
 
-/* Rows `first` … as up to two panels, decoded: the panels, and what their sums begin with. Rows are read in order. */
-static k_once void k_unpacked(const k_panels *l, const k_weight *w, k_cursor *cursor, int32_t first, int32_t rows, int32_t panels,
-                              k_index *index, int8_t *stored, int8_t *row, int8_t *unpacked, int32_t *start)
+/* The biases of a panel whose weights are decoded: with what the border and the 128 add to each sum. */
+static void k_shifted(const k_panel_weight *w, int32_t panel, const int32_t extra[16], int64_t bias[16])
 {
-    const int32_t runs = l->runs_y * l->runs_x, length = l->length, size = runs * l->fours * 64;
-    int32_t j, r, i;
-    memset(unpacked, 0, (size_t)(panels * size));
-    memset(start, 0, (size_t)panels * 16 * sizeof(int32_t));
-    for (j = 0; j < rows; j++) {
-        int8_t *to = unpacked + (j / 16) * size + (j % 16) * 4;
-        const int8_t *from = row;
-        int32_t sum = 0;
-        k_row_codes(w, cursor, first + j, index, stored, row);
-        for (r = 0; r < runs; r++, from += length, to += l->fours * 64)
-            for (i = 0; i < length; i++) {
-                to[i / 4 * 64 + i % 4] = from[i];
-                sum += from[i];
-            }
-        start[j] = -l->border * sum;
+    int32_t j;
+    for (j = 0; j < 16; j++) {
+        const int32_t place = j % 2 * 8 + j / 2;
+        bias[place] = w->bias[panel * 16 + place] + (int64_t)extra[j] * w->multiplier[panel * 16 + j];
     }
 }
 
+/* What `unpack` does. */
+static void k_unpack(const k_panels *l, const k_panel_weight *w, k_cursor *cursor, int32_t first, int32_t rows, int32_t panel,
+                              int32_t deep, k_index *index, int8_t *stored, int8_t *row, int8_t *unpacked, int64_t bias[16])
+{
+    const int32_t runs = l->runs_y * l->runs_x, length = l->length, step = l->fours * 16 * deep;
+    int32_t j, r, i, extra[16] = {0};
+    memset(unpacked, 0, (size_t)(runs * step));
+    for (j = 0; j < rows; j++) {
+        int8_t *to = unpacked + j * deep;
+        const int8_t *from = row;
+        int32_t sum = 0;
+        k_row_codes(w->coded, cursor, first + j, index, stored, row);
+        for (r = 0; r < runs; r++, from += length, to += step)
+            for (i = 0; i < length; i++) {
+                to[i / deep * 16 * deep + i % deep] = from[i];
+                sum += from[i];
+            }
+        extra[j] = -l->border * sum;
+    }
+    k_shifted(w, panel, extra, bias);
+}
+
 /* A layer. `copy`: scratch for the image in its border and 4 bytes more; the rest: scratch where weights are decoded, or NULL. */
-static k_once void k_panels_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *given, const k_set *set, uint8_t *copy,
-                               int32_t *start, int8_t *unpacked, int8_t *row, k_index *index, int8_t *stored)
+static k_once void k_panels_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy,
+                               int8_t *unpacked, int8_t *row, k_index *index, int8_t *stored)
 {
     const int32_t outputs = l->o / l->groups, each = (outputs + 15) / 16, size = l->runs_y * l->runs_x * l->fours * 64;
     k_cursor cursor = k_start();
-    k_panel_weight w = *given;
-    int32_t group, q, p, panels, sums[8 * 32];
+    int32_t group, q, i, p, panels, sums[8 * 32];
     k_bordered(x, l, copy);
     for (group = 0; group < l->groups; group++)
         for (q = 0; q < each; q += panels) {
             const int32_t first = group * outputs + q * 16, left = outputs - q * 16, panel = group * each + q;
-            const int8_t *weights = given->weights + (size_t)panel * (size_t)size;
+            const int8_t *weights = w->weights ? w->weights + (size_t)panel * (size_t)size : unpacked;
+            const int64_t *bias = w->bias + panel * 16;
+            int64_t decoded[32];
             panels = left > 16 ? 2 : 1;
-            if (given->coded && unpacked) {
-                k_unpacked(l, given->coded, &cursor, first, left < 32 ? left : 32, panels, index, stored, row, unpacked, start);
-                weights = unpacked;
-                w.start = start - panel * 16;
+            for (i = 0; w->unpack && i < panels; i++) {
+                const int32_t rows = left - 16 * i < 16 ? left - 16 * i : 16;
+                w->unpack(l, w, &cursor, first + 16 * i, rows, panel + i, 4, index, stored, row, unpacked + i * size, decoded + i * 16);
+                bias = decoded;
             }
             for (p = 0; p < l->pixels; p += 8) {
                 const int32_t count = l->pixels - p < 8 ? l->pixels - p : 8;
                 const uint8_t *at[8];
                 k_starts(l, copy + group * l->length, p, at);
                 set->tile(l, weights, size, panels, at, count == 1, sums);
-                set->store(sums, count, panels, &w, panel, y + p * l->o + first, l->o, left);
+                set->store(sums, count, panels, w, panel, bias, y + p * l->o + first, l->o, left);
             }
         }
 }
 
-/* Rows of a depthwise layer as panels [panels][taps][16], decoded, and what their sums begin with. */
-static k_once void k_unfolded(const k_panels *l, const k_weight *w, k_index *index, int8_t *stored, int8_t *row, int8_t *unpacked,
-                              int32_t *start)
-{
-    k_cursor cursor = k_start();
-    const int32_t taps = l->runs_y * l->runs_x, filled = (l->o + 15) / 16 * 16;
-    int32_t j, i;
-    memset(unpacked, 0, (size_t)(filled * taps));
-    memset(start, 0, (size_t)filled * sizeof(int32_t));
-    for (j = 0; j < l->o; j++) {
-        int32_t sum = 0;
-        k_row_codes(w, &cursor, j, index, stored, row);
-        for (i = 0; i < taps; i++) {
-            unpacked[(j / 16 * taps + i) * 16 + j % 16] = row[i];
-            sum += row[i];
-        }
-        start[j] = -l->border * sum;
-    }
-}
-
 /* A depthwise layer; its weights are [panels][taps][16]. Scratch as above, with 16 bytes behind the copy. */
-static k_once void k_depth_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *given, const k_set *set, uint8_t *copy,
-                              int32_t *start, int8_t *unpacked, int8_t *row, k_index *index, int8_t *stored)
+static k_once void k_depth_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy,
+                              int8_t *unpacked, int8_t *row, k_index *index, int8_t *stored)
 {
     const int32_t taps = l->runs_y * l->runs_x;
-    const int8_t *weights = given->weights;
-    k_panel_weight w = *given;
+    k_cursor cursor = k_start();
     int32_t p, first, sums[8 * 16];
     k_bordered(x, l, copy);
-    if (given->coded && unpacked) {
-        k_unfolded(l, given->coded, index, stored, row, unpacked, start);
-        weights = unpacked;
-        w.start = start;
-    }
-    for (first = 0; first < l->o; first += 16)
+    for (first = 0; first < l->o; first += 16) {
+        const int8_t *weights = w->weights ? w->weights + first * taps : unpacked;
+        const int64_t *bias = w->bias + first;
+        const int32_t left = l->o - first;
+        int64_t decoded[16];
+        if (w->unpack) {
+            w->unpack(l, w, &cursor, first, left < 16 ? left : 16, first / 16, 1, index, stored, row, unpacked, decoded);
+            bias = decoded;
+        }
         for (p = 0; p < l->pixels; p += 8) {
             const int32_t count = l->pixels - p < 8 ? l->pixels - p : 8;
             const uint8_t *at[8];
             k_starts(l, copy + first, p, at);
-            set->depth(l, weights + first * taps, at, sums);
-            set->store(sums, count, 1, &w, first / 16, y + p * l->o + first, l->o, l->o - first);
+            set->depth(l, weights, at, sums);
+            set->store(sums, count, 1, w, first / 16, bias, y + p * l->o + first, l->o, left);
         }
+    }
 }
 
 /* The set that every machine has. */
@@ -177,6 +176,16 @@ static void k_depth_plain(const k_panels *l, const int8_t *w, const uint8_t *con
                 for (o = 0; o < 16; o++)
                     sums[o] += at[i][ry * l->run_y + rx * l->run_x + o] * tap[o];
     }
+}
+
+/* Its table. */
+static void k_lookup_plain(const void *x, void *y, int32_t count, const void *table)
+{
+    const uint8_t *from = x, *codes = table;
+    uint8_t *to = y;
+    int32_t i;
+    for (i = 0; i < count; i++)
+        to[i] = codes[from[i]];
 }
 
 /* Its codes plus codes. */
@@ -211,16 +220,15 @@ static void k_tile_plain(const k_panels *l, const int8_t *w, int32_t far, int32_
 }
 
 /* Its codes. */
-static void k_store_plain(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y, int32_t o,
-                          int32_t left)
+static void k_store_plain(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, const int64_t *bias,
+                          int8_t *y, int32_t o, int32_t left)
 {
     const int32_t low = w->low, high = w->high;
     int32_t i, j;
     for (i = 0; i < count; i++, y += o)
         for (j = 0; j < 16 * panels; j++, sums++) {
-            const int32_t at = panel * 16 + j, place = panel * 16 + j / 16 * 16 + j % 2 * 8 + j % 16 / 2;
-            const int64_t sum = (int32_t)((uint32_t)*sums + (uint32_t)w->start[at]);
-            const int64_t v = (sum * w->multiplier[at] + w->bias[place]) >> w->shift[place];
+            const int32_t place = j / 16 * 16 + j % 2 * 8 + j % 16 / 2;
+            const int64_t v = ((int64_t)*sums * w->multiplier[panel * 16 + j] + bias[place]) >> w->shift[panel * 16 + place];
             if (j < left)
                 y[j] = (int8_t)(v < low ? low : v > high ? high : v);
         }

@@ -71,28 +71,6 @@ static k_avx2 void k_tile_avx2(const k_panels *l, const int8_t *w, int32_t far, 
 }
 #endif
 
-/* Eight codes, one in each lane of 32 bits. AVX2 shifts 64 bits without their sign, hence the detour. */
-#if defined(K_X86)
-static k_avx2 __m256i k_eight_avx2(const int32_t *sums, const int32_t *start, const int32_t *multiplier, const int64_t *bias,
-                                   const int64_t *shift, __m256i low, __m256i high)
-{
-    const __m256i sign = _mm256_set1_epi64x((int64_t)((uint64_t)1 << 63)), s = _mm256_add_epi32(
-        _mm256_loadu_si256((const __m256i *)(const void *)sums), _mm256_loadu_si256((const __m256i *)(const void *)start));
-    const __m256i m = _mm256_loadu_si256((const __m256i *)(const void *)multiplier);
-    __m256i half[2];
-    int32_t i;
-    for (i = 0; i < 2; i++) {
-        const __m256i by = _mm256_loadu_si256((const __m256i *)(const void *)(shift + 8 * i));
-        __m256i v = i ? _mm256_mul_epi32(_mm256_srli_epi64(s, 32), _mm256_srli_epi64(m, 32)) : _mm256_mul_epi32(s, m);
-        v = _mm256_add_epi64(v, _mm256_loadu_si256((const __m256i *)(const void *)(bias + 8 * i)));
-        v = _mm256_sub_epi64(_mm256_srlv_epi64(_mm256_xor_si256(v, sign), by), _mm256_srlv_epi64(sign, by));
-        v = _mm256_blendv_epi8(v, low, _mm256_cmpgt_epi64(low, v));
-        half[i] = _mm256_blendv_epi8(v, high, _mm256_cmpgt_epi64(v, high));
-    }
-    return _mm256_blend_epi32(half[0], _mm256_slli_epi64(half[1], 32), 0xaa);
-}
-#endif
-
 /* Sums of a depthwise panel by AVX2: bytes as 32 bits, of which the lower 16 meet the weights' lower 16. */
 #if defined(K_X86)
 static k_avx2 void k_depth_avx2(const k_panels *l, const int8_t *w, const uint8_t *const at[8], int32_t *sums)
@@ -126,28 +104,54 @@ static k_avx2 void k_add_avx2(const int8_t *a, const int8_t *b, int8_t *y, int32
 }
 #endif
 
+/* Eight results, each in a lane of 32 bits. AVX2 shifts 64 bits without their sign, hence the detour. */
+#if defined(K_X86)
+static k_avx2 __m256i k_eight_avx2(const int32_t *sums, const int32_t *multiplier, const int64_t *bias, const int64_t *shift, int32_t quick,
+                                   __m256i low, __m256i high)
+{
+    const __m256i sign = _mm256_set1_epi64x((int64_t)((uint64_t)1 << 63)), s = _mm256_loadu_si256((const __m256i *)(const void *)sums);
+    const __m256i m = _mm256_loadu_si256((const __m256i *)(const void *)multiplier);
+    __m256i half[2];
+    int32_t i;
+    for (i = 0; i < 2; i++) {
+        const __m256i by = _mm256_loadu_si256((const __m256i *)(const void *)(shift + 8 * i));
+        __m256i v = i ? _mm256_mul_epi32(_mm256_srli_epi64(s, 32), _mm256_srli_epi64(m, 32)) : _mm256_mul_epi32(s, m);
+        v = _mm256_add_epi64(v, _mm256_loadu_si256((const __m256i *)(const void *)(bias + 8 * i)));
+        v = _mm256_sub_epi64(_mm256_srlv_epi64(_mm256_xor_si256(v, sign), by), _mm256_srlv_epi64(sign, by));
+        if (!quick) {
+            v = _mm256_blendv_epi8(v, low, _mm256_cmpgt_epi64(low, v));
+            v = _mm256_blendv_epi8(v, high, _mm256_cmpgt_epi64(v, high));
+        }
+        half[i] = v;
+    }
+    return _mm256_blend_epi32(half[0], _mm256_slli_epi64(half[1], 32), 0xaa);
+}
+#endif
+
 /* Codes by AVX2. */
 #if defined(K_X86)
-static k_avx2 void k_store_avx2(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y,
-                                int32_t o, int32_t left)
+static k_avx2 void k_store_avx2(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel,
+                                const int64_t *bias, int8_t *y, int32_t o, int32_t left)
 {
     const __m256i low = _mm256_set1_epi64x(w->low), high = _mm256_set1_epi64x(w->high);
+    const __m128i least = _mm_set1_epi8((char)w->low), most = _mm_set1_epi8((char)w->high);
     int32_t i, q, j;
-    for (q = 0; q < panels; q++) {
-        const int32_t at = (panel + q) * 16, most = left - 16 * q < 16 ? left - 16 * q : 16;
+    for (q = 0; q < panels; q++, bias += 16) {
+        const int32_t at = (panel + q) * 16, rest = left - 16 * q < 16 ? left - 16 * q : 16;
         for (i = 0; i < count; i++) {
-            const int32_t *s = sums + (i * panels + q) * 16;
-            const __m256i a = k_eight_avx2(s, w->start + at, w->multiplier + at, w->bias + at, w->shift + at, low, high);
-            const __m256i b = k_eight_avx2(s + 8, w->start + at + 8, w->multiplier + at + 8, w->bias + at + 4, w->shift + at + 4, low, high);
+            const int32_t *s = sums + (i * panels + q) * 16, *m = w->multiplier + at;
+            const __m256i a = k_eight_avx2(s, m, bias, w->shift + at, w->quick, low, high);
+            const __m256i b = k_eight_avx2(s + 8, m + 8, bias + 4, w->shift + at + 4, w->quick, low, high);
             const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-            const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+            const __m128i both = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+            const __m128i bytes = _mm_max_epi8(_mm_min_epi8(both, most), least);
             int8_t *to = y + i * o + q * 16, kept[16];
-            if (most == 16) {
+            if (rest == 16) {
                 _mm_storeu_si128((__m128i *)(void *)to, bytes);
                 continue;
             }
             _mm_storeu_si128((__m128i *)(void *)kept, bytes);
-            for (j = 0; j < most; j++)
+            for (j = 0; j < rest; j++)
                 to[j] = kept[j];
         }
     }
@@ -304,40 +308,110 @@ static k_vnni void k_depth_vnni(const k_panels *l, const int8_t *w, const uint8_
 }
 #endif
 
-/* Codes plus codes, as the compiler puts it for VNNI. */
+/* Codes plus codes. Multipliers have 21 bits: their upper six and their lower fifteen meet pairs (a, b) of 16 bits. */
 #if defined(K_X86)
 static k_vnni void k_add_vnni(const int8_t *a, const int8_t *b, int8_t *y, int32_t count, const k_pair *p)
 {
-    const int32_t ma = p->ma, mb = p->mb, bias = (int32_t)p->bias, shift = p->shift, low = p->low, high = p->high;
+    const __m512i upper = _mm512_set1_epi32((p->ma >> 15) | (int32_t)((uint32_t)(p->mb >> 15) << 16));
+    const __m512i lower = _mm512_set1_epi32((p->ma & 0x7fff) | (p->mb & 0x7fff) << 16), bias = _mm512_set1_epi32((int32_t)p->bias);
+    const __m512i low = _mm512_set1_epi16((short)p->low), high = _mm512_set1_epi16((short)p->high);
+    const __m128i by = _mm_cvtsi32_si128(p->shift);
     int32_t i;
-    for (i = 0; i < count; i++) {
-        const int32_t v = (a[i] * ma + b[i] * mb + bias) >> shift;
-        y[i] = (int8_t)(v < low ? low : v > high ? high : v);
+    for (i = 0; i < count; i += 32) {
+        const __mmask32 mask = count - i < 32 ? (((__mmask32)1 << (count - i)) - 1u) : 0xffffffffu;
+        const __m512i s = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, (const void *)(a + i)));
+        const __m512i t = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, (const void *)(b + i)));
+        const __m512i even = _mm512_unpacklo_epi16(s, t), odd = _mm512_unpackhi_epi16(s, t);
+        __m512i u = _mm512_add_epi32(_mm512_slli_epi32(_mm512_madd_epi16(even, upper), 15), bias);
+        __m512i v = _mm512_add_epi32(_mm512_slli_epi32(_mm512_madd_epi16(odd, upper), 15), bias);
+        u = _mm512_sra_epi32(_mm512_add_epi32(u, _mm512_madd_epi16(even, lower)), by);
+        v = _mm512_sra_epi32(_mm512_add_epi32(v, _mm512_madd_epi16(odd, lower)), by);
+        u = _mm512_min_epi16(_mm512_max_epi16(_mm512_packs_epi32(u, v), low), high);
+        _mm256_mask_storeu_epi8((void *)(y + i), mask, _mm512_cvtepi16_epi8(u));
+    }
+}
+#endif
+
+/* Results of sixteen channels, each in 32 bits: shifts are 32 or more, so those of the odd channels come to lie in the upper halves. */
+#if defined(K_X86)
+#define k_quick_vnni(i) \
+    _mm512_mask_mov_epi32( \
+        _mm512_srav_epi64(_mm512_add_epi64(_mm512_mul_epi32(k_sums_vnni(i), m), even), by), 0xaaaa, \
+        _mm512_srav_epi64(_mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64(k_sums_vnni(i), 32), n), odd), less))
+#define k_sums_vnni(i) _mm512_loadu_si512((const void *)(sums + (i) * far))
+#endif
+
+/* Codes of one panel by AVX-512, where that is allowed: four pixels at a time. */
+#if defined(K_X86)
+static k_vnni void k_four_vnni(const int32_t *sums, int32_t far, int32_t count, const k_panel_weight *w, int32_t at, const int64_t *bias,
+                               int8_t *y, int32_t o, __mmask16 mask)
+{
+    const __m512i low = _mm512_set1_epi8((char)w->low), high = _mm512_set1_epi8((char)w->high);
+    const __m512i m = _mm512_loadu_si512((const void *)(w->multiplier + at)), n = _mm512_srli_epi64(m, 32);
+    const __m512i even = _mm512_loadu_si512((const void *)bias), odd = _mm512_loadu_si512((const void *)(bias + 8));
+    const __m512i by = _mm512_loadu_si512((const void *)(w->shift + at));
+    const __m512i less = _mm512_sub_epi64(_mm512_loadu_si512((const void *)(w->shift + at + 8)), _mm512_set1_epi64(32));
+    const __m512i turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    int32_t i;
+    for (i = 0; i < count; i += 4, sums += 4 * far, y += 4 * o) {
+        const int32_t second = count - i > 1, third = count - i > 2 ? 2 : 0, fourth = count - i > 3 ? 3 : 0;
+        const __m512i a = _mm512_packs_epi32(k_quick_vnni(0), k_quick_vnni(second));
+        const __m512i b = _mm512_packs_epi32(k_quick_vnni(third), k_quick_vnni(fourth));
+        const __m512i c = _mm512_max_epi8(_mm512_min_epi8(_mm512_packs_epi16(a, b), high), low), d = _mm512_permutexvar_epi32(turned, c);
+        _mm_mask_storeu_epi8((void *)y, mask, _mm512_castsi512_si128(d));
+        if (second)
+            _mm_mask_storeu_epi8((void *)(y + o), mask, _mm512_extracti32x4_epi32(d, 1));
+        if (third)
+            _mm_mask_storeu_epi8((void *)(y + 2 * o), mask, _mm512_extracti32x4_epi32(d, 2));
+        if (fourth)
+            _mm_mask_storeu_epi8((void *)(y + 3 * o), mask, _mm512_extracti32x4_epi32(d, 3));
     }
 }
 #endif
 
 /* Codes by AVX-512. */
 #if defined(K_X86)
-static k_vnni void k_store_vnni(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, int8_t *y,
-                                int32_t o, int32_t left)
+static k_vnni void k_store_vnni(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel,
+                                const int64_t *bias, int8_t *y, int32_t o, int32_t left)
 {
     const __m128i low = _mm_set1_epi8((char)w->low), high = _mm_set1_epi8((char)w->high);
     int32_t i, q;
-    for (q = 0; q < panels; q++) {
+    for (q = 0; q < panels; q++, bias += 16) {
         const int32_t at = (panel + q) * 16, most = left - 16 * q < 16 ? left - 16 * q : 16;
         const __mmask16 mask = (__mmask16)((1u << most) - 1u);
-        const __m512i start = _mm512_loadu_si512((const void *)(w->start + at)), m = _mm512_loadu_si512((const void *)(w->multiplier + at));
-        const __m512i bias = _mm512_loadu_si512((const void *)(w->bias + at)), by = _mm512_loadu_si512((const void *)(w->shift + at));
-        const __m512i more = _mm512_loadu_si512((const void *)(w->bias + at + 8)), n = _mm512_srli_epi64(m, 32);
-        const __m512i further = _mm512_loadu_si512((const void *)(w->shift + at + 8));
-        for (i = 0; i < count; i++) {
-            const __m512i s = _mm512_add_epi32(_mm512_loadu_si512((const void *)(sums + (i * panels + q) * 16)), start);
-            const __m512i even = _mm512_srav_epi64(_mm512_add_epi64(_mm512_mul_epi32(s, m), bias), by);
-            const __m512i odd = _mm512_srav_epi64(_mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64(s, 32), n), more), further);
-            const __m128i bytes = _mm_unpacklo_epi8(_mm512_cvtsepi64_epi8(even), _mm512_cvtsepi64_epi8(odd));
-            _mm_mask_storeu_epi8((void *)(y + i * o + q * 16), mask, _mm_max_epi8(_mm_min_epi8(bytes, high), low));
+        const __m512i m = _mm512_loadu_si512((const void *)(w->multiplier + at)), n = _mm512_srli_epi64(m, 32);
+        const __m512i by = _mm512_loadu_si512((const void *)(w->shift + at)), less = _mm512_loadu_si512((const void *)(w->shift + at + 8));
+        for (i = 0; i < count && !w->quick; i++) {
+            const __m512i s = _mm512_loadu_si512((const void *)(sums + (i * panels + q) * 16));
+            const __m512i u = _mm512_add_epi64(_mm512_mul_epi32(s, m), _mm512_loadu_si512((const void *)bias));
+            const __m512i t = _mm512_mul_epi32(_mm512_srli_epi64(s, 32), n), v = _mm512_add_epi64(t, _mm512_loadu_si512((const void *)(bias + 8)));
+            const __m128i even = _mm512_cvtsepi64_epi8(_mm512_srav_epi64(u, by)), odd = _mm512_cvtsepi64_epi8(_mm512_srav_epi64(v, less));
+            const __m128i bytes = _mm_max_epi8(_mm_min_epi8(_mm_unpacklo_epi8(even, odd), high), low);
+            _mm_mask_storeu_epi8((void *)(y + i * o + q * 16), mask, bytes);
         }
+        if (w->quick)
+            k_four_vnni(sums + q * 16, panels * 16, count, w, at, bias, y + q * 16, o, mask);
+    }
+}
+#endif
+
+/* Before functions that are compiled for AVX-512 with VBMI. */
+#if defined(K_X86)
+#define k_vbmi __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi")))
+#endif
+
+/* A table of 256 bytes in four registers: each half is one instruction, and the sign bit chooses between them. */
+#if defined(K_X86)
+static k_vbmi void k_lookup_vbmi(const void *x, void *y, int32_t count, const void *table)
+{
+    const __m512i a = _mm512_loadu_si512(table), b = _mm512_loadu_si512((const uint8_t *)table + 64);
+    const __m512i c = _mm512_loadu_si512((const uint8_t *)table + 128), d = _mm512_loadu_si512((const uint8_t *)table + 192);
+    int32_t i;
+    for (i = 0; i < count; i += 64) {
+        const __mmask64 mask = count - i < 64 ? (((__mmask64)1 << (count - i)) - 1u) : ~(__mmask64)0;
+        const __m512i v = _mm512_maskz_loadu_epi8(mask, (const uint8_t *)x + i);
+        const __m512i lower = _mm512_permutex2var_epi8(a, v, b), upper = _mm512_permutex2var_epi8(c, v, d);
+        _mm512_mask_storeu_epi8((uint8_t *)y + i, mask, _mm512_mask_mov_epi8(lower, _mm512_movepi8_mask(v), upper));
     }
 }
 #endif
@@ -345,7 +419,7 @@ static k_vnni void k_store_vnni(const int32_t *sums, int32_t count, int32_t pane
 /* The best set of this machine, up to AVX2. */
 static k_set k_set_v3(void)
 {
-    k_set set = {k_tile_plain, k_depth_plain, k_add_plain, k_store_plain};
+    k_set set = {k_tile_plain, k_depth_plain, k_store_plain, k_add_plain, k_lookup_plain};
 #if defined(K_X86)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2")) {
@@ -370,6 +444,8 @@ static k_set k_set_v4(void)
         set.add = k_add_vnni;
         set.store = k_store_vnni;
     }
+    if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+        set.lookup = k_lookup_vbmi;
 #endif
     return set;
 }
