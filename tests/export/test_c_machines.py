@@ -14,7 +14,7 @@ from karui.program.program import AffineValues, Program
 from karui.run import compiler, host
 from tests.export.many import QUICK, agree, inputs_of, merged
 from tests.export.test_c_layers import LAYERS, all_pairs, one_layer
-from tests.program.single_op import affine, program, tensor, weight
+from tests.program.single_op import affine, int8, program, tensor, weight
 from tests.program.weights import SUPPORTS, make_weight
 
 FAST = [name for name, machine in MACHINES.items() if machine.sets]
@@ -97,6 +97,20 @@ def test_each_weight_alone_brings_just_its_kernels(machine: str, tmp_path: Path)
         p = one_layer("linear", make_weight(support, values, LAYERS["linear"][2], seed=3, name="weight"), integer=True)
         source = c.write(p, tmp_path, machine=machine).main
         compiler.compile_c(["gcc"], [*host.STRICT, "-O2", "-c", "-o", "/dev/null", source], what="it")
+
+
+@pytest.mark.parametrize("flags", [QUICK, WITHOUT], ids=["O1", "no sets"])
+@pytest.mark.parametrize("machine", FAST)
+def test_floats_to_codes(machine: str, flags: tuple[str, ...], tmp_path: Path) -> None:
+    """Ties, what isn't finite, what lies beyond; and every code through a table."""
+    x = np.concatenate([np.arange(-70, 70) / 4, [np.nan, np.inf, -np.inf, 1e30, -0.0], np.linspace(-9, 9, 130)]).astype(np.float32)[None]
+    quantized = program("quantize", [tensor("x", x.shape[1:], None)], [tensor("y", x.shape[1:], affine(0.5, 3))], {})
+    codes = np.arange(-128, 128).astype(np.int8)[None]
+    table = np.random.default_rng(0).integers(-128, 128, 256).astype(np.int8)
+    looked_up = program("lookup", [tensor("x", (256,), affine(1.0))], [tensor("y", (256,), affine(1.0))], {"table": int8(table, 1.0)})
+    p = merged({"quantize": quantized, "lookup": looked_up})
+    found = host.build(c.write(p, tmp_path, machine=machine), flags=flags).run([x, codes])
+    agree(p, found, run(p, [x, codes]))
 
 
 def test_an_unknown_machine(tmp_path: Path) -> None:

@@ -236,7 +236,9 @@ def quantize(source: Source, op: Op) -> None:
     """Floats to codes."""
     y = source.tensor(op.outputs[0])
     scale, zero = quantization(y)
-    source.call("k_quantize", source.place(op.inputs[0]), source.place(op.outputs[0]), y.count, number(float(scale)), zero, *code_range(y))
+    kernel = source.chosen("quantize") if source.machine.sets else source.use("k_quantize")
+    places = source.place(op.inputs[0]), source.place(op.outputs[0])
+    source.write(f"{kernel}({', '.join(map(str, (*places, y.count, number(float(scale)), zero, *code_range(y))))});")
 
 
 def dequantize(source: Source, op: Op) -> None:

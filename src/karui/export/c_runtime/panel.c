@@ -33,7 +33,8 @@ struct k_panel_weight {
 };
 
 /* What a set of instructions brings. `tile`: sums[8][panels][16] of eight pixels (of one only, where `one`) and one or two panels, which lie
- * `far` bytes apart. `depth`: sums[8][16] of a depthwise layer's panel. `add`: codes plus codes. `lookup`: through a table [256] of bytes.
+ * `far` bytes apart. `depth`: sums[8][16] of a depthwise layer's panel. `add`: codes plus codes. `quantize`: floats
+ * to codes. `lookup`: through a table [256] of bytes.
  * `store`: the codes of `count` pixels from `panel` on, whose biases are `bias`; `o`: from pixel to pixel of y; `left`: channels to come. */
 typedef struct {
     void (*tile)(const k_panels *l, const int8_t *w, int32_t far, int32_t panels, const uint8_t *const at[8], int32_t one, int32_t *sums);
@@ -41,6 +42,7 @@ typedef struct {
     void (*store)(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, const int64_t *bias, int8_t *y,
                   int32_t o, int32_t left);
     void (*add)(const int8_t *a, const int8_t *b, int8_t *y, int32_t count, const k_pair *p);
+    void (*quantize)(const float *x, int8_t *y, int32_t count, float scale, int32_t zero, int32_t low, int32_t high);
     void (*lookup)(const void *x, void *y, int32_t count, const void *table);
 } k_set;
 

@@ -104,6 +104,23 @@ static k_avx2 void k_add_avx2(const int8_t *a, const int8_t *b, int8_t *y, int32
 }
 #endif
 
+/* Floats to codes; the conversion rounds half to even, and a NaN gives way to the second operand of max. The rest one by one. */
+#if defined(K_X86)
+static k_avx2 void k_quantize_avx2(const float *x, int8_t *y, int32_t count, float scale, int32_t zero, int32_t low, int32_t high)
+{
+    const __m256 by = _mm256_set1_ps(scale), least = _mm256_set1_ps((float)(low - zero)), most = _mm256_set1_ps((float)(high - zero));
+    const __m256i to = _mm256_set1_epi32(zero);
+    int32_t i;
+    for (i = 0; i + 8 <= count; i += 8) {
+        const __m256 v = _mm256_min_ps(_mm256_max_ps(_mm256_div_ps(_mm256_loadu_ps(x + i), by), least), most);
+        const __m256i codes = _mm256_add_epi32(_mm256_cvtps_epi32(v), to);
+        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+        _mm_storel_epi64((__m128i *)(void *)(y + i), _mm_packs_epi16(words, words));
+    }
+    k_quantize(x + i, y + i, count - i, scale, zero, low, high);
+}
+#endif
+
 /* Eight results, each in a lane of 32 bits. AVX2 shifts 64 bits without their sign, hence the detour. */
 #if defined(K_X86)
 static k_avx2 __m256i k_eight_avx2(const int32_t *sums, const int32_t *multiplier, const int64_t *bias, const int64_t *shift, int32_t quick,
@@ -332,6 +349,21 @@ static k_vnni void k_add_vnni(const int8_t *a, const int8_t *b, int8_t *y, int32
 }
 #endif
 
+/* Floats to codes, sixteen at a time. */
+#if defined(K_X86)
+static k_vnni void k_quantize_vnni(const float *x, int8_t *y, int32_t count, float scale, int32_t zero, int32_t low, int32_t high)
+{
+    const __m512 by = _mm512_set1_ps(scale), least = _mm512_set1_ps((float)(low - zero)), most = _mm512_set1_ps((float)(high - zero));
+    const __m512i to = _mm512_set1_epi32(zero);
+    int32_t i;
+    for (i = 0; i < count; i += 16) {
+        const __mmask16 mask = (__mmask16)(count - i < 16 ? (1u << (count - i)) - 1u : 0xffffu);
+        const __m512 v = _mm512_min_ps(_mm512_max_ps(_mm512_div_ps(_mm512_maskz_loadu_ps(mask, x + i), by), least), most);
+        _mm_mask_storeu_epi8((void *)(y + i), mask, _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(v), to)));
+    }
+}
+#endif
+
 /* Results of sixteen channels, each in 32 bits: shifts are 32 or more, so those of the odd channels come to lie in the upper halves. */
 #if defined(K_X86)
 #define k_quick_vnni(i) \
@@ -419,13 +451,14 @@ static k_vbmi void k_lookup_vbmi(const void *x, void *y, int32_t count, const vo
 /* The best set of this machine, up to AVX2. */
 static k_set k_set_v3(void)
 {
-    k_set set = {k_tile_plain, k_depth_plain, k_store_plain, k_add_plain, k_lookup_plain};
+    k_set set = {k_tile_plain, k_depth_plain, k_store_plain, k_add_plain, k_quantize, k_lookup_plain};
 #if defined(K_X86)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2")) {
         set.tile = k_tile_avx2;
         set.depth = k_depth_avx2;
         set.add = k_add_avx2;
+        set.quantize = k_quantize_avx2;
         set.store = k_store_avx2;
     }
 #endif
@@ -442,6 +475,7 @@ static k_set k_set_v4(void)
         set.tile = k_tile_vnni;
         set.depth = k_depth_vnni;
         set.add = k_add_vnni;
+        set.quantize = k_quantize_vnni;
         set.store = k_store_vnni;
     }
     if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
