@@ -149,6 +149,16 @@ def test_an_export_lies_in_the_run_or_beside_the_file(result: api.Result, tmp_pa
     assert api.export(tmp_path / "net.karui", ["c"])["c"].folder == tmp_path / "net" / "export" / "c"
 
 
+def test_an_export_for_a_machine(result: api.Result, tmp_path: Path) -> None:
+    found = result.export(["c", "onnx", "device"], tmp_path / "both", machine="x86-64-v4")
+    assert all("dpbusd" in found[name].main.read_text() for name in ("c", "device"))
+    with pytest.raises(RecipeError, match="'onnx' is the same for every machine"):
+        result.export(["onnx"], tmp_path / "one", machine="x86-64-v4")
+    with pytest.raises(RecipeError, match="machine 'pi' is unknown"):
+        result.export(["c"], tmp_path / "two", machine="pi")
+    assert not list(tmp_path.glob("two/*"))
+
+
 def test_targets_are_found_by_their_files() -> None:
     assert {"c", "device", "onnx"} <= set(targets())
 

@@ -51,9 +51,14 @@ class Result:
     record: Record
     folder: Path
 
-    def export(self, to: Sequence[str] = ("c", "onnx", "device"), folder: str | Path | None = None) -> dict[str, Artifact]:
-        """Write the program for these targets into ``folder`` (the run's ``export``); returns target → artifact."""
-        return targets.write_all(self.program, to, Path(folder) if folder else self.folder / "export")
+    def export(
+        self, to: Sequence[str] = ("c", "onnx", "device"), folder: str | Path | None = None, *, machine: str | None = None
+    ) -> dict[str, Artifact]:
+        """Write the program for these targets into ``folder`` (the run's ``export``); returns target → artifact.
+
+        machine: what C is to be fast on, as ``x86-64-v4`` (``karui list machines``); None: any processor.
+        """
+        return targets.write_all(self.program, to, Path(folder) if folder else self.folder / "export", machine=machine)
 
 
 def compress(
@@ -181,10 +186,12 @@ def sensitivity(
     return Sensitive(record=facts, folder=run.directory)
 
 
-def export(run: str | Path, to: Sequence[str] = ("c", "onnx", "device"), out: str | Path | None = None) -> dict[str, Artifact]:
-    """Write a run's program (or a ``.karui`` file) for these targets; returns target → artifact."""
+def export(
+    run: str | Path, to: Sequence[str] = ("c", "onnx", "device"), out: str | Path | None = None, *, machine: str | None = None
+) -> dict[str, Artifact]:
+    """Write a run's program (or a ``.karui`` file) for these targets, and C for a machine; returns target → artifact."""
     beside = Path(run).with_suffix("") if Path(run).suffix == ".karui" else Path(run)
-    return targets.write_all(codec.load(_program_of(run)), to, Path(out) if out else beside / "export")
+    return targets.write_all(codec.load(_program_of(run)), to, Path(out) if out else beside / "export", machine=machine)
 
 
 def bench(run: str | Path) -> list[Bench]:

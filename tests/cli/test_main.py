@@ -63,8 +63,8 @@ class FakeApi(SimpleNamespace):
         self._called("report", run)
         return run / "report.html"
 
-    def export(self, *args: Any) -> Any:
-        self._called("export", *args)
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        self._called("export", *args, **kwargs)
         return {name: SimpleNamespace(main=self.folder / name) for name in args[1]}
 
 
@@ -121,6 +121,12 @@ def test_json_is_all_that_stdout_holds(api: FakeApi, tmp_path: Path, capsys: pyt
         assert facts
     assert main(["export", str(tmp_path), "--to", "c, onnx", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {name: str(tmp_path / name) for name in ("c", "onnx")}
+
+
+def test_export_for_a_machine(api: FakeApi, tmp_path: Path) -> None:
+    for words, machine in (([], None), (["--target", "x86-64-v4"], "x86-64-v4"), (["--machine", "x86-64-v3"], "x86-64-v3")):
+        assert main(["export", str(tmp_path), "--to", "c", *words]) == 0
+        assert api.calls[-1][2] == {"machine": machine}
 
 
 def test_tables(api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,13 @@ def techniques() -> Names:
     return {name: _first_line(kind) for name, kind in discover.techniques().items()}
 
 
+def machines() -> Names:
+    """What C has kernels for."""
+    from karui.export.machines import MACHINES
+
+    return {name: machine.about for name, machine in MACHINES.items()}
+
+
 def targets() -> Names:
     """Target → what it writes."""
     from karui.export import targets as room
@@ -52,6 +59,7 @@ def ops() -> Names:
 KINDS: dict[str, Callable[[], Names]] = {
     "techniques": techniques,
     "targets": targets,
+    "machines": machines,
     "networks": networks,
     "datasets": datasets,
     "ops": ops,

@@ -160,12 +160,15 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or a .karui file")],
     to: Annotated[str, typer.Option(help="targets, with commas: karui list targets")] = "c,onnx,device",
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="where to write (RUN/export)")] = None,
+    machine: Annotated[
+        str | None, typer.Option("--target", "--machine", metavar="MACHINE", help="what C is to be fast on: karui list machines (portable)")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the compressed network for a target."""
     from karui import api
 
-    artefacts = api.export(run, _split(to), out)
+    artefacts = api.export(run, _split(to), out, machine=machine)
     written = {name: str(artefact.main) for name, artefact in artefacts.items()}
     if as_json:
         _print_json(written)
@@ -219,10 +222,10 @@ def demo(
 
 @app.command("list")
 def list_all(
-    what: Annotated[str | None, typer.Argument(metavar="WHAT", help="techniques, targets, networks or datasets")] = None,
+    what: Annotated[str | None, typer.Argument(metavar="WHAT", help="techniques, targets, machines, networks or datasets")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what there is to choose from. Techniques, targets, networks, data sets, and the ops that a network may use."""
+    """Show what there is to choose from. Techniques, targets, machines, networks, data sets, and the ops that a network may use."""
     from karui.cli import listing
 
     if what is not None and what not in listing.KINDS:

@@ -110,13 +110,16 @@ EACH = """\
 """
 
 
-def write(program: Program, folder: Path, *, name: str = "model") -> Artifact:
+def write(program: Program, folder: Path, *, name: str = "model", machine: str = "portable") -> Artifact:
     """Write the folder's files, each whole or not at all.
+
+    Args:
+        name, machine: as target ``c``.
 
     Raises:
         UnsupportedOp, RecipeError: as target ``c``.
     """
-    built = model(program, name=name)
+    built = model(program, name=name, machine=machine)
     texts = {
         f"{name}.h": built.header,
         f"{name}.c": built.source,
