@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 JOBS   ?= 2
 
-.PHONY: help setup demo test test-all check format bench clean
+.PHONY: help setup demo emulators test test-all check format bench clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,10 +25,15 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)   ## compress the shipped LeNet-5 under a budget; results in runs/demo
 	$(BIN)/karui demo -o runs/demo
 
-test: $(READY)   ## the tests, without the long proofs
+emulators:       # other processors, for the tests that need them; where this isn't root's Debian they are skipped
+	@command -v qemu-aarch64 >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+	  apt-get install -qq -y --no-install-recommends qemu-user >/dev/null 2>&1 || \
+	  { apt-get update -qq && apt-get install -qq -y --no-install-recommends qemu-user; } >/dev/null 2>&1 || true
+
+test: $(READY) emulators  ## the tests, without the long proofs
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
-test-all: $(READY)  ## all tests
+test-all: $(READY) emulators  ## all tests
 	$(BIN)/python -m pytest -n $(JOBS)
 
 check: $(READY)  ## lint, format, strict types, the order of the rooms, the length of the files

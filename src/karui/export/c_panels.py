@@ -13,7 +13,6 @@ from karui.program.arithmetic import Requant, bounds, quantization, requantizati
 from karui.program.program import Op
 
 WIDE, DEEP = 16, 4  # channels of a panel, inputs of a four
-UNSIGNED = 128  # added to a code: the byte that the instructions take
 SLACK = 4  # bytes behind the copy that a last four may read
 
 
@@ -60,7 +59,7 @@ def numbers_of(source: Source, op: Op, g: Geometry) -> Numbers | None:
     weight = source.program.weights[op.weights["weight"]]
     requant, codes = requantization(source.program, op), weight.codes().reshape(weight.shape[0], -1)
     most = np.abs(codes.astype(np.int64)).sum(1) * 255
-    if requant.multiplier.ndim == 2 or (most >= 2**31).any() or np.abs(codes).max(initial=0) > 128:
+    if requant.multiplier.ndim == 2 or (most >= 2**31).any() or np.abs(codes).max(initial=0) > source.machine.most_code:
         return None
     extra = -fields["border"] * codes.astype(np.int64).sum(1)
     exact = [int(b) + int(e) * int(m) for b, e, m in zip(requant.bias, extra, requant.multiplier, strict=True)]
@@ -122,7 +121,8 @@ def _geometry(source: Source, op: Op, g: Geometry) -> tuple[dict[str, int], int]
     fields = {name: g[name] for name in ("h", "w", "c", "top", "left", "ow", "o", "groups")}
     fields |= {"high": high, "wide": wide, "pixels": g.pixels, "down": g["sy"] * line, "along": g["sx"] * g["c"]}
     fields |= {"runs_y": g["kh"], "runs_x": 1 if whole else g["kw"], "run_y": g["dy"] * line, "run_x": g["dx"] * g["c"]}
-    fields |= {"length": length, "fours": -(-length // DEEP), "border": UNSIGNED + quantization(source.tensor(op.inputs[0]))[1]}
+    fields |= {"length": length, "fours": -(-length // DEEP), "unsign": source.machine.unsign}
+    fields["border"] = fields["unsign"] + quantization(source.tensor(op.inputs[0]))[1]
     return fields, high * line
 
 

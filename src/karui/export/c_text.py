@@ -81,7 +81,21 @@ def wrapped(words: list[str]) -> str:
 
 # ── The hand-written kernels ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-RUNTIME = ("weights", "layer", "mac_i8", "mac_f32", "moves", "elementwise", "reduce", "norm", "recurrent", "unary", "panel", "panel_x86")
+RUNTIME = (
+    "weights",
+    "layer",
+    "mac_i8",
+    "mac_f32",
+    "moves",
+    "elementwise",
+    "reduce",
+    "norm",
+    "recurrent",
+    "unary",
+    "panel",
+    "panel_x86",
+    "panel_arm",
+)
 _DEFINES = re.compile(r"^(?:static [\w *]*?(k_\w+)\(|typedef [^;{]*?(k_\w+)[(;]|\} (k_\w+);|#define (k_\w+))", re.M)
 _NAME = re.compile(r"\bk_\w+")
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)
@@ -122,9 +136,13 @@ def prefixed(text: str, name: str) -> str:
 
 def includes(text: str) -> str:
     """Headers of instruction sets that C text wants, where the compiler has them and nobody asks for plain C (-DNAME_PLAIN)."""
-    if "K_X86" not in text:
-        return ""
-    return "#if defined(__x86_64__) && defined(__GNUC__) && !defined(K_PLAIN)\n#include <immintrin.h>\n#define K_X86\n#endif\n"
+    if "K_X86" in text:
+        return "#if defined(__x86_64__) && defined(__GNUC__) && !defined(K_PLAIN)\n#include <immintrin.h>\n#define K_X86\n#endif\n"
+    if "K_ARM64" in text:
+        system = "#if defined(__linux__)\n#include <sys/auxv.h>\n#endif\n" if "getauxval" in text else ""
+        begin = "#if defined(__aarch64__) && defined(__GNUC__) && !defined(K_PLAIN)\n#include <arm_neon.h>\n"
+        return f"{begin}{system}#define K_ARM64\n#endif\n"
+    return ""
 
 
 def uses_math(text: str) -> bool:

@@ -1,8 +1,9 @@
 /* Integer layers in panels, for machines with vectors: sixteen output channels side by side, four inputs of each at a time, as the
  * instructions that multiply and add bytes in fours want them.
  *
- * The image is copied once, with its border, as bytes without a sign (code + 128). Then what a pixel sees is a few runs of neighbouring
- * bytes, and eight pixels meet one or two panels at a time. What a run holds beyond its end meets weights that are zero. */
+ * The image is copied once, with its border, as bytes without a sign (code + 128) where the instructions want that. Then what a pixel sees
+ * is a few runs of neighbouring bytes, and eight pixels meet one or two panels at a time. What a run holds beyond its end meets weights
+ * that are zero. */
 
 #include <stdint.h>
 #include <string.h>
@@ -15,6 +16,7 @@ typedef struct {
     int32_t down, along;               /* in the copy, from a row of output pixels to the next, and from a pixel to the next */
     int32_t runs_y, runs_x, run_y, run_x; /* the runs that a pixel sees, and how far they are apart */
     int32_t length, fours;             /* inputs of a run, and the fours that hold them */
+    int32_t unsign;                    /* 128 where bytes of the copy are codes + 128, else 0 */
     int32_t border;                    /* the byte that stands for nothing */
 } k_panels;
 
@@ -49,7 +51,7 @@ typedef struct {
 /* The image in its border. */
 static k_once void k_bordered(const int8_t *x, const k_panels *l, uint8_t *copy)
 {
-    const int32_t line = l->wide * l->c, width = l->w * l->c, before = l->left * l->c;
+    const int32_t line = l->wide * l->c, width = l->w * l->c, before = l->left * l->c, unsign = l->unsign;
     int32_t y, i;
     for (y = 0; y < l->high; y++, copy += line) {
         const int8_t *from = x + (y - l->top) * width;
@@ -59,7 +61,7 @@ static k_once void k_bordered(const int8_t *x, const k_panels *l, uint8_t *copy)
         }
         memset(copy, l->border, (size_t)before);
         for (i = 0; i < width; i++)
-            copy[before + i] = (uint8_t)(from[i] ^ -128);
+            copy[before + i] = (uint8_t)(from[i] ^ unsign);
         memset(copy + before + width, l->border, (size_t)(line - before - width));
     }
 }
@@ -166,6 +168,12 @@ static k_once void k_depth_i8(const int8_t *x, int8_t *y, const k_panels *l, con
     }
 }
 
+/* A byte of the copy. */
+static int32_t k_byte(const k_panels *l, const uint8_t *p)
+{
+    return l->unsign ? *p : (int8_t)*p;
+}
+
 /* The set that every machine has. */
 static void k_depth_plain(const k_panels *l, const int8_t *w, const uint8_t *const at[8], int32_t *sums)
 {
@@ -176,7 +184,7 @@ static void k_depth_plain(const k_panels *l, const int8_t *w, const uint8_t *con
         for (ry = 0; ry < l->runs_y; ry++)
             for (rx = 0; rx < l->runs_x; rx++, tap += 16)
                 for (o = 0; o < 16; o++)
-                    sums[o] += at[i][ry * l->run_y + rx * l->run_x + o] * tap[o];
+                    sums[o] += k_byte(l, at[i] + ry * l->run_y + rx * l->run_x + o) * tap[o];
     }
 }
 
@@ -216,7 +224,7 @@ static void k_tile_plain(const k_panels *l, const int8_t *w, int32_t far, int32_
                     for (j = 0; j < l->fours; j++, from += 4, row += 64)
                         for (o = 0; o < 16; o++)
                             for (k = 0; k < 4; k++)
-                                sums[o] += from[k] * row[o * 4 + k];
+                                sums[o] += k_byte(l, from + k) * row[o * 4 + k];
                 }
         }
 }
