@@ -93,7 +93,8 @@ RUNTIME = (
     "recurrent",
     "unary",
     "panel",
-    "panel_x86",
+    "panel_avx2",
+    "panel_vnni",
     "panel_arm",
 )
 _DEFINES = re.compile(r"^(?:static [\w *]*?(k_\w+)\(|typedef [^;{]*?(k_\w+)[(;]|\} (k_\w+);|#define (k_\w+))", re.M)

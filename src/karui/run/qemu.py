@@ -108,7 +108,7 @@ def build(artifact: Artifact, processor: str, *, flags: Sequence[str] = FLAGS) -
     folder = Path(kept.name)
     (folder / "main.c").write_text(around(signature), encoding="utf-8")
     for source in (artifact.main, folder / "main.c"):
-        arguments = [*host.STRICT, *flags, "-I", header.parent, "-c", "-o", folder / f"{source.stem}.o", source]
+        arguments: list[str | Path] = [*host.STRICT, *flags, "-I", header.parent, "-c", "-o", folder / f"{source.stem}.o", source]
         compilers.compile_c(command, arguments, what=f"'{source}'")
     objects = [folder / f"{artifact.main.stem}.o", folder / "main.o"]
     link: list[str | Path] = ["-static", "-o", folder / "program", *objects]
