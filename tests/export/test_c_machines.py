@@ -10,7 +10,7 @@ from karui.errors import RecipeError
 from karui.export import c
 from karui.export.machines import MACHINES
 from karui.program.interpreter import run
-from karui.program.program import AffineValues, Program
+from karui.program.program import AffineValues, Element, Program
 from karui.run import compiler, host
 from tests.export.many import QUICK, agree, inputs_of, merged
 from tests.export.test_c_layers import LAYERS, all_pairs, one_layer
@@ -68,6 +68,25 @@ SIZES = {
 }
 
 
+def blocks(p: Program, share: float, seed: int) -> Program:
+    """The same layer with so many of its blocks of 16 output channels × 4 inputs taken out."""
+    w = p.weights["weight"]
+    rows, inputs = w.shape[0], int(np.prod(w.shape[1:-1])) * w.shape[-1]
+    stay = np.random.default_rng(seed).random((-(-rows // 16), -(-inputs // 4))) >= share
+    mask = np.repeat(np.repeat(stay, 16, 0)[:rows], 4, 1)[:, :inputs].reshape(w.shape)
+    values = replace(w.values, codes=np.where(mask, w.values.codes, 0).astype(np.int8))
+    return Program(**{**vars(p), "weights": {"weight": replace(w, support=Element(mask=mask), values=values)}})
+
+
+BLOCKS = {
+    "1 x 1": blocks(convolution(7, 5, 32, 48, kernel=(1, 1), padding=[0, 0, 0, 0], seed=20), 0.8, 1),
+    "3 x 3": blocks(convolution(6, 6, 16, 40, seed=21), 0.7, 2),
+    "nothing left": blocks(convolution(4, 4, 16, 16, seed=22), 1.0, 3),
+    "odd channels": blocks(convolution(5, 5, 6, 20, dilation=[2, 2], padding=[2, 2, 2, 2], seed=23), 0.6, 4),
+    "groups": blocks(convolution(5, 5, 16, 32, groups=2, seed=24), 0.7, 5),
+}
+
+
 def sums(shape: tuple[int, ...], seed: int) -> Program:
     """Two tensors of one shape, added."""
     tensors = [tensor(name, shape, affine(0.05 * (1 + i), 7 * i - 9)) for i, name in enumerate(("a", "b"))]
@@ -75,6 +94,7 @@ def sums(shape: tuple[int, ...], seed: int) -> Program:
 
 
 SIZES |= {f"add {shape}": sums(shape, seed) for seed, shape in enumerate([(3,), (16,), (5, 7, 9)])}
+SIZES |= {f"blocks, {name}": p for name, p in BLOCKS.items()}
 
 
 @pytest.mark.parametrize("flags", [QUICK, WITHOUT, ("-O3", "-fPIC")], ids=["O1", "no sets", "O3"])
@@ -111,6 +131,18 @@ def test_floats_to_codes(machine: str, flags: tuple[str, ...], tmp_path: Path) -
     p = merged({"quantize": quantized, "lookup": looked_up})
     found = host.build(c.write(p, tmp_path, machine=machine), flags=flags).run([x, codes])
     agree(p, found, run(p, [x, codes]))
+
+
+def test_few_fours_are_listed(tmp_path: Path) -> None:
+    """Bytes and time go with the blocks that are left."""
+    dense = convolution(8, 8, 64, 64, kernel=(1, 1), padding=[0, 0, 0, 0])
+    texts = {share: c.model(blocks(dense, share, 1), machine="x86-64-v4") for share in (0.0, 0.5, 0.9)}
+    assert [("k_listed_i8" in m.kernels, "k_panels_i8" in m.kernels) for m in texts.values()] == [
+        (False, True),
+        (True, False),
+        (True, False),
+    ]
+    assert len(texts[0.9].source) < len(texts[0.5].source)
 
 
 def test_an_unknown_machine(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from karui.export.c_geometry import Geometry, geometry
-from karui.export.c_panels import depthwise, numbers_of, panels
+from karui.export.c_panels import depthwise, listed, numbers_of, panels
 from karui.export.c_source import Source, structure
 from karui.export.c_text import number
 from karui.export.c_weights import Coded, coded
@@ -34,8 +34,10 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     requant = requantization(source.program, op)
     several = w.raw_zero is not None or requant.multiplier.ndim == 2
     if source.machine.sets and not (several or _listed(source, w)) and (numbers := numbers_of(source, op, g)) is not None:
-        fast = depthwise if _is_depthwise(g) else panels
-        fast(source, op, w, numbers, "NULL" if w.in_place else weight(source, op, w))
+        plain = "values" in w.tables and w.fields.get("codes") == "k_codes_bytes"
+        if not (plain and not _is_depthwise(g) and listed(source, op, numbers)):
+            fast = depthwise if _is_depthwise(g) else panels
+            fast(source, op, w, numbers, "NULL" if w.in_place else weight(source, op, w))
         return
     x, y, q = source.place(op.inputs[0]), source.place(op.outputs[0]), requant_of(source, op)
     if several:

@@ -1,5 +1,6 @@
 """Integer layers in panels: how their numbers lie for c_runtime/panel.c."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from karui.program.arithmetic import Requant, bounds, quantization, requantizati
 from karui.program.program import Op
 
 WIDE, DEEP = 16, 4  # channels of a panel, inputs of a four
+MOST_FOURS = 0.75  # of a layer's: above, all of them are faster; a list costs a panel's weights being read by themselves
 SLACK = 4  # bytes behind the copy that a last four may read
 
 
@@ -40,7 +42,24 @@ def panels(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -> N
     f, n = numbers.fields, numbers
     codes = numbers.codes.reshape(n.groups, n.outputs, f["runs_y"] * f["runs_x"], f["length"])
     size = f["runs_y"] * f["runs_x"] * f["fours"] * WIDE * DEEP
-    _call(source, op, "k_panels_i8", numbers, w, packed(codes), weight, copy=numbers.copy + SLACK, unpacked=min(2, n.each) * size)
+    tables, scratch = _weights(source, n, w, packed(codes), min(2, n.each) * size)
+    _call(source, op, "k_panels_i8", n, tables, weight, scratch, copy=n.copy + SLACK)
+
+
+def listed(source: Source, op: Op, numbers: Numbers) -> bool:
+    """The same layer by the fours that each panel has, where those are few. False, and nothing is written, where they aren't."""
+    f, n = numbers.fields, numbers
+    whole = packed(numbers.codes.reshape(n.groups, n.outputs, f["runs_y"] * f["runs_x"], f["length"]))
+    fours = whole.reshape(n.groups * n.each, -1, WIDE * DEEP)
+    there = np.asarray(fours.any(2))
+    if there.mean() > MOST_FOURS:
+        return False
+    y, x, j = np.meshgrid(np.arange(f["runs_y"]), np.arange(f["runs_x"]), np.arange(f["fours"]), indexing="ij")
+    places = (y * f["run_y"] + x * f["run_x"] + j * DEEP).reshape(-1)
+    tables = _tables(n, n.folded) | {"weights": fours[there], "ends": there.sum(1).cumsum().astype(np.int32)}
+    tables["list"] = np.concatenate([places[each] for each in there] + [np.zeros(1, int)]).astype(np.int32)  # never empty
+    _call(source, op, "k_listed_i8", n, tables, copy=n.copy + SLACK)
+    return True
 
 
 def depthwise(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -> None:
@@ -48,9 +67,9 @@ def depthwise(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -
     channels, taps = numbers.fields["o"], w.inputs
     each = -(-channels // WIDE)
     codes = np.pad(numbers.codes.reshape(channels, taps), ((0, each * WIDE - channels), (0, 0)))
-    numbers = replace(numbers, groups=1, outputs=channels, each=each)
-    table = codes.reshape(each, WIDE, taps).swapaxes(1, 2)
-    _call(source, op, "k_depth_i8", numbers, w, table, weight, copy=numbers.copy + WIDE, unpacked=WIDE * taps)
+    n = replace(numbers, groups=1, outputs=channels, each=each)
+    tables, scratch = _weights(source, n, w, codes.reshape(each, WIDE, taps).swapaxes(1, 2), WIDE * taps)
+    _call(source, op, "k_depth_i8", n, tables, weight, scratch, copy=n.copy + WIDE)
 
 
 def numbers_of(source: Source, op: Op, g: Geometry) -> Numbers | None:
@@ -81,20 +100,30 @@ def numbers_of(source: Source, op: Op, g: Geometry) -> Numbers | None:
     )
 
 
-def _call(
-    source: Source, op: Op, kernel: str, n: Numbers, w: Coded, table: NDArray[np.int8], weight: str, *, copy: int, unpacked: int
-) -> None:
-    """The layer's constants, its scratch, and the call."""
-    low, high = bounds(op, source.tensor(op.outputs[0]))
-    tables = _tables(n, n.folded if w.in_place else n.requant.bias)
-    scratch = ["NULL"] * 4
+def _weights(source: Source, n: Numbers, w: Coded, table: NDArray[np.int8], unpacked: int) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """The tables of a layer, and its scratch where weights are decoded on the device."""
     if w.in_place:
-        tables["weights"] = table
-    else:
-        scratch = [source.take("int8_t", unpacked), source.take("int8_t", w.inputs)]
-        scratch += [source.take("k_index", w.most), source.take("int8_t", w.most)] if w.sparse else ["NULL", "NULL"]
+        return _tables(n, n.folded) | {"weights": table}, ["NULL"] * 4
+    scratch = [source.take("int8_t", unpacked), source.take("int8_t", w.inputs)]
+    scratch += [source.take("k_index", w.most), source.take("int8_t", w.most)] if w.sparse else ["NULL", "NULL"]
+    return _tables(n, n.requant.bias), scratch
+
+
+def _call(
+    source: Source,
+    op: Op,
+    kernel: str,
+    n: Numbers,
+    tables: dict[str, NDArray[Any]],
+    weight: str = "NULL",
+    scratch: Sequence[str] = (),
+    *,
+    copy: int,
+) -> None:
+    """The layer's constants, and the call."""
+    low, high = bounds(op, source.tensor(op.outputs[0]))
     fields: dict[str, Any] = {name: source.table(f"{op.name}.panel.{name}", each) for name, each in tables.items()}
-    fields |= {} if w.in_place else {"coded": weight, "unpack": source.use("k_unpack")}
+    fields |= {} if "weights" in tables else {"coded": weight, "unpack": source.use("k_unpack")}
     lay = source.constant(f"{op.name}.panels", "k_panels", structure(**n.fields))
     panel = source.constant(f"{op.name}.panel", "k_panel_weight", structure(**fields, quick=int(n.quick), low=low, high=high))
     x, y = source.place(op.inputs[0]), source.place(op.outputs[0])

@@ -24,6 +24,8 @@ typedef struct {
 typedef struct k_panel_weight k_panel_weight;
 struct k_panel_weight {
     const int8_t *weights;     /* [panels][runs][fours][16][4], or NULL: */
+    const int32_t *list;       /* or the fours that each panel has, one after the other: how far from a pixel's start their bytes lie */
+    const int32_t *ends;       /* [panels]: where its fours end in the list, and in `weights` */
     const k_weight *coded;     /* `unpack` makes a panel of up to sixteen rows of it, with `deep` inputs to a four (1: a depthwise layer), */
     void (*unpack)(const k_panels *l, const k_panel_weight *w, k_cursor *cursor, int32_t first, int32_t rows, int32_t panel, int32_t deep,
                    k_index *index, int8_t *stored, int8_t *row, int8_t *unpacked, int64_t bias[16]); /* and its biases; rows in order */
@@ -35,11 +37,12 @@ struct k_panel_weight {
 };
 
 /* What a set of instructions brings. `tile`: sums[8][panels][16] of eight pixels (of one only, where `one`) and one or two panels, which lie
- * `far` bytes apart. `depth`: sums[8][16] of a depthwise layer's panel. `add`: codes plus codes. `quantize`: floats
+ * `far` bytes apart. `listed`: sums[8][16] of a panel that has few fours. `depth`: of a depthwise layer's panel. `add`: codes plus codes. `quantize`: floats
  * to codes. `lookup`: through a table [256] of bytes.
  * `store`: the codes of `count` pixels from `panel` on, whose biases are `bias`; `o`: from pixel to pixel of y; `left`: channels to come. */
 typedef struct {
     void (*tile)(const k_panels *l, const int8_t *w, int32_t far, int32_t panels, const uint8_t *const at[8], int32_t one, int32_t *sums);
+    void (*listed)(const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8], int32_t unsign, int32_t *sums);
     void (*depth)(const k_panels *l, const int8_t *w, const uint8_t *const at[8], int32_t *sums);
     void (*store)(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, const int64_t *bias, int8_t *y,
                   int32_t o, int32_t left);
@@ -141,6 +144,25 @@ static k_once void k_panels_i8(const int8_t *x, int8_t *y, const k_panels *l, co
         }
 }
 
+/* A layer whose panels have a list of fours each: time goes with the number of fours. */
+static k_once void k_listed_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy)
+{
+    const int32_t outputs = l->o / l->groups, each = (outputs + 15) / 16;
+    int32_t panel, p, sums[8 * 16];
+    k_bordered(x, l, copy);
+    for (panel = 0; panel < each * l->groups; panel++) {
+        const int32_t group = panel / each, q = panel % each, from = panel ? w->ends[panel - 1] : 0, fours = w->ends[panel] - from;
+        for (p = 0; p < l->pixels; p += 8) {
+            const int32_t count = l->pixels - p < 8 ? l->pixels - p : 8;
+            int8_t *to = y + p * l->o + group * outputs + q * 16;
+            const uint8_t *at[8];
+            k_starts(l, copy + group * l->length, p, at);
+            set->listed(w->list + from, fours, w->weights + from * 64, at, l->unsign, sums);
+            set->store(sums, count, 1, w, panel, w->bias + panel * 16, to, l->o, outputs - q * 16);
+        }
+    }
+}
+
 /* A depthwise layer; its weights are [panels][taps][16]. Scratch as above, with 16 bytes behind the copy. */
 static k_once void k_depth_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy,
                               int8_t *unpacked, int8_t *row, k_index *index, int8_t *stored)
@@ -185,6 +207,21 @@ static void k_depth_plain(const k_panels *l, const int8_t *w, const uint8_t *con
             for (rx = 0; rx < l->runs_x; rx++, tap += 16)
                 for (o = 0; o < 16; o++)
                     sums[o] += k_byte(l, at[i] + ry * l->run_y + rx * l->run_x + o) * tap[o];
+    }
+}
+
+/* Its sums of listed fours. */
+static void k_listed_plain(const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8], int32_t unsign, int32_t *sums)
+{
+    int32_t i, j, o, k;
+    for (i = 0; i < 8; i++, sums += 16) {
+        memset(sums, 0, 16 * sizeof(int32_t));
+        for (j = 0; j < fours; j++)
+            for (o = 0; o < 16; o++)
+                for (k = 0; k < 4; k++) {
+                    const uint8_t byte = at[i][list[j] + k];
+                    sums[o] += (unsign ? byte : (int8_t)byte) * w[j * 64 + o * 4 + k];
+                }
     }
 }
 

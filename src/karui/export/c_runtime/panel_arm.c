@@ -73,9 +73,9 @@ static void k_tile_neon(const k_panels *l, const int8_t *w, int32_t far, int32_t
 
 /* Four fours, or one, of four pixels and one panel. */
 #if defined(K_ARM64)
-#define k_lane_dot(lane) \
+#define k_lane_dot(w, lane) \
     for (k = 0; k < 4; k++) { \
-        const int8x16_t u = vld1q_s8(w + 64 * (lane) + 16 * k); \
+        const int8x16_t u = vld1q_s8((w) + 64 * (lane) + 16 * k); \
         a[k] = vdotq_laneq_s32(a[k], u, x0, lane); \
         b[k] = vdotq_laneq_s32(b[k], u, x1, lane); \
         c[k] = vdotq_laneq_s32(c[k], u, x2, lane); \
@@ -100,16 +100,16 @@ static k_dot void k_four_dot(const k_panels *l, const int8_t *w, const uint8_t *
                 const int32_t place = run + 4 * j;
                 const int8x16_t x0 = k_load_dot(at[0] + place), x1 = k_load_dot(at[1] + place);
                 const int8x16_t x2 = k_load_dot(at[2] + place), x3 = k_load_dot(at[3] + place);
-                k_lane_dot(0);
-                k_lane_dot(1);
-                k_lane_dot(2);
-                k_lane_dot(3);
+                k_lane_dot(w, 0);
+                k_lane_dot(w, 1);
+                k_lane_dot(w, 2);
+                k_lane_dot(w, 3);
             }
             for (; j < l->fours; j++, w += 64) {
                 const int32_t place = run + 4 * j;
                 const int8x16_t x0 = k_spread_dot(at[0] + place), x1 = k_spread_dot(at[1] + place);
                 const int8x16_t x2 = k_spread_dot(at[2] + place), x3 = k_spread_dot(at[3] + place);
-                k_lane_dot(0);
+                k_lane_dot(w, 0);
             }
         }
     for (k = 0; k < 4; k++) {
@@ -130,6 +130,58 @@ static k_dot void k_tile_dot(const k_panels *l, const int8_t *w, int32_t far, in
     for (q = 0; q < panels; q++)
         for (i = 0; i < (one ? 4 : 8); i += 4)
             k_four_dot(l, w + q * far, at + i, sums + (i * panels + q) * 16, panels * 16);
+}
+#endif
+
+/* Sums of listed fours by NEON: two pixels at a time. */
+#if defined(K_ARM64)
+static void k_listed_neon(const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8], int32_t unsign, int32_t *sums)
+{
+    int32_t i, j, k;
+    (void)unsign;
+    for (i = 0; i < 8; i += 2, sums += 32) {
+        int32x4_t a[8], b[8];
+        for (k = 0; k < 8; k++)
+            a[k] = b[k] = vdupq_n_s32(0);
+        for (j = 0; j < fours; j++) {
+            const int8x8_t x = k_twice_neon(at[i] + list[j]), z = k_twice_neon(at[i + 1] + list[j]);
+            for (k = 0; k < 8; k++) {
+                k_lone_neon(a[k], x, w + 64 * j + 8 * k);
+                k_lone_neon(b[k], z, w + 64 * j + 8 * k);
+            }
+        }
+        for (k = 0; k < 4; k++) {
+            vst1q_s32(sums + 4 * k, vpaddq_s32(a[2 * k], a[2 * k + 1]));
+            vst1q_s32(sums + 16 + 4 * k, vpaddq_s32(b[2 * k], b[2 * k + 1]));
+        }
+    }
+}
+#endif
+
+/* Sums of listed fours by dot products: four pixels at a time. */
+#if defined(K_ARM64)
+static k_dot void k_listed_dot(const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8], int32_t unsign,
+                               int32_t *sums)
+{
+    int32_t i, j, k;
+    (void)unsign;
+    for (i = 0; i < 8; i += 4, sums += 64) {
+        int32x4_t a[4], b[4], c[4], d[4];
+        const int8_t *from = w;
+        for (k = 0; k < 4; k++)
+            a[k] = b[k] = c[k] = d[k] = vdupq_n_s32(0);
+        for (j = 0; j < fours; j++, from += 64) {
+            const int8x16_t x0 = k_spread_dot(at[i] + list[j]), x1 = k_spread_dot(at[i + 1] + list[j]);
+            const int8x16_t x2 = k_spread_dot(at[i + 2] + list[j]), x3 = k_spread_dot(at[i + 3] + list[j]);
+            k_lane_dot(from, 0);
+        }
+        for (k = 0; k < 4; k++) {
+            vst1q_s32(sums + 4 * k, a[k]);
+            vst1q_s32(sums + 16 + 4 * k, b[k]);
+            vst1q_s32(sums + 32 + 4 * k, c[k]);
+            vst1q_s32(sums + 48 + 4 * k, d[k]);
+        }
+    }
 }
 #endif
 
@@ -218,9 +270,10 @@ static void k_quantize_neon(const float *x, int8_t *y, int32_t count, float scal
 /* NEON, which every 64-bit ARM has. Sums of codes and tables are left to the compiler. */
 static k_set k_set_neon(void)
 {
-    k_set set = {k_tile_plain, k_depth_plain, k_store_plain, k_add_plain, k_quantize, k_lookup_plain};
+    k_set set = {k_tile_plain, k_listed_plain, k_depth_plain, k_store_plain, k_add_plain, k_quantize, k_lookup_plain};
 #if defined(K_ARM64)
     set.tile = k_tile_neon;
+    set.listed = k_listed_neon;
     set.depth = k_depth_neon;
     set.store = k_store_neon;
     set.quantize = k_quantize_neon;
@@ -233,10 +286,13 @@ static k_set k_set_dot(void)
 {
     k_set set = k_set_neon();
 #if defined(K_ARM64) && defined(__linux__)
-    if (getauxval(AT_HWCAP) & (1ul << 20)) /* HWCAP_ASIMDDP */
+    if (getauxval(AT_HWCAP) & (1ul << 20)) { /* HWCAP_ASIMDDP */
         set.tile = k_tile_dot;
+        set.listed = k_listed_dot;
+    }
 #elif defined(K_ARM64) && defined(__ARM_FEATURE_DOTPROD)
     set.tile = k_tile_dot;
+    set.listed = k_listed_dot;
 #endif
     return set;
 }

@@ -26,6 +26,15 @@ static int32_t k_four(const uint8_t *p)
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(w)))))
 #endif
 
+/* Both parts of sixteen sums, added, in the order of the channels. */
+#if defined(K_X86)
+static k_avx2 void k_joined_avx2(int32_t *sums, __m256i a, __m256i b, __m256i c, __m256i d)
+{
+    _mm256_storeu_si256((__m256i *)(void *)sums, _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8));
+    _mm256_storeu_si256((__m256i *)(void *)(sums + 8), _mm256_permute4x64_epi64(_mm256_hadd_epi32(c, d), 0xd8));
+}
+#endif
+
 /* Sums of two pixels and one panel; each register holds four channels, in two parts. */
 #if defined(K_X86)
 static k_avx2 void k_two_avx2(const k_panels *l, const int8_t *w, const uint8_t *first, const uint8_t *second, int32_t *sums, int32_t next)
@@ -47,10 +56,8 @@ static k_avx2 void k_two_avx2(const k_panels *l, const int8_t *w, const uint8_t 
                 k_pairs_avx2(b3, z, w + 48);
             }
         }
-    _mm256_storeu_si256((__m256i *)(void *)sums, _mm256_permute4x64_epi64(_mm256_hadd_epi32(a0, a1), 0xd8));
-    _mm256_storeu_si256((__m256i *)(void *)(sums + 8), _mm256_permute4x64_epi64(_mm256_hadd_epi32(a2, a3), 0xd8));
-    _mm256_storeu_si256((__m256i *)(void *)(sums + next), _mm256_permute4x64_epi64(_mm256_hadd_epi32(b0, b1), 0xd8));
-    _mm256_storeu_si256((__m256i *)(void *)(sums + next + 8), _mm256_permute4x64_epi64(_mm256_hadd_epi32(b2, b3), 0xd8));
+    k_joined_avx2(sums, a0, a1, a2, a3);
+    k_joined_avx2(sums + next, b0, b1, b2, b3);
 }
 #endif
 
@@ -63,6 +70,34 @@ static k_avx2 void k_tile_avx2(const k_panels *l, const int8_t *w, int32_t far, 
     for (q = 0; q < panels; q++)
         for (i = 0; i < (one ? 2 : 8); i += 2)
             k_two_avx2(l, w + q * far, at[i], at[i + 1], sums + (i * panels + q) * 16, panels * 16);
+}
+#endif
+
+/* Sums of listed fours by AVX2: two pixels at a time. */
+#if defined(K_X86)
+static k_avx2 void k_listed_avx2(const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8], int32_t unsign,
+                                 int32_t *sums)
+{
+    int32_t i, j;
+    (void)unsign;
+    for (i = 0; i < 8; i += 2, sums += 32) {
+        __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+        for (j = 0; j < fours; j++) {
+            const int8_t *from = w + 64 * j;
+            const __m256i x = _mm256_cvtepu8_epi16(_mm_set1_epi32(k_four(at[i] + list[j])));
+            const __m256i z = _mm256_cvtepu8_epi16(_mm_set1_epi32(k_four(at[i + 1] + list[j])));
+            k_pairs_avx2(a0, x, from);
+            k_pairs_avx2(b0, z, from);
+            k_pairs_avx2(a1, x, from + 16);
+            k_pairs_avx2(b1, z, from + 16);
+            k_pairs_avx2(a2, x, from + 32);
+            k_pairs_avx2(b2, z, from + 32);
+            k_pairs_avx2(a3, x, from + 48);
+            k_pairs_avx2(b3, z, from + 48);
+        }
+        k_joined_avx2(sums, a0, a1, a2, a3);
+        k_joined_avx2(sums + 16, b0, b1, b2, b3);
+    }
 }
 #endif
 
@@ -173,11 +208,12 @@ static k_avx2 void k_store_avx2(const int32_t *sums, int32_t count, int32_t pane
 /* The best set of this machine, up to AVX2. */
 static k_set k_set_v3(void)
 {
-    k_set set = {k_tile_plain, k_depth_plain, k_store_plain, k_add_plain, k_quantize, k_lookup_plain};
+    k_set set = {k_tile_plain, k_listed_plain, k_depth_plain, k_store_plain, k_add_plain, k_quantize, k_lookup_plain};
 #if defined(K_X86)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2")) {
         set.tile = k_tile_avx2;
+        set.listed = k_listed_avx2;
         set.depth = k_depth_avx2;
         set.add = k_add_avx2;
         set.quantize = k_quantize_avx2;

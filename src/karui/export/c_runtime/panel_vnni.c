@@ -62,6 +62,7 @@ static k_vnni void k_wide_vnni(const k_panels *l, const int8_t *w, int32_t far, 
 
 /* A pixel's four against one panel. */
 #if defined(K_X86)
+#define k_place_vnni(i) a##i = _mm512_dpbusd_epi32(a##i, _mm512_set1_epi32(k_four(p##i + place)), u)
 #define k_single_vnni(i) a##i = _mm512_dpbusd_epi32(a##i, _mm512_set1_epi32(k_four(p##i + 4 * j)), u)
 #endif
 
@@ -88,6 +89,31 @@ static k_vnni void k_narrow_vnni(const k_panels *l, const int8_t *w, const uint8
                 k_single_vnni(7);
             }
         }
+    k_keep_vnni(sums, 16, a0, a1, a2, a3, a4, a5, a6, a7);
+}
+#endif
+
+/* Sums of listed fours by VNNI. */
+#if defined(K_X86)
+static k_vnni void k_listed_vnni(const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8], int32_t unsign,
+                                 int32_t *sums)
+{
+    __m512i a0 = _mm512_setzero_si512(), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0, u;
+    const uint8_t *p0 = at[0], *p1 = at[1], *p2 = at[2], *p3 = at[3], *p4 = at[4], *p5 = at[5], *p6 = at[6], *p7 = at[7];
+    int32_t k;
+    (void)unsign;
+    for (k = 0; k < fours; k++) {
+        const ptrdiff_t place = list[k];
+        u = _mm512_loadu_si512((const void *)(w + 64 * k));
+        k_place_vnni(0);
+        k_place_vnni(1);
+        k_place_vnni(2);
+        k_place_vnni(3);
+        k_place_vnni(4);
+        k_place_vnni(5);
+        k_place_vnni(6);
+        k_place_vnni(7);
+    }
     k_keep_vnni(sums, 16, a0, a1, a2, a3, a4, a5, a6, a7);
 }
 #endif
@@ -289,6 +315,7 @@ static k_set k_set_v4(void)
     if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
         set.tile = k_tile_vnni;
+        set.listed = k_listed_vnni;
         set.depth = k_depth_vnni;
         set.add = k_add_vnni;
         set.quantize = k_quantize_vnni;
