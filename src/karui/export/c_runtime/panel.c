@@ -148,19 +148,20 @@ static k_once void k_panels_i8(const int8_t *x, int8_t *y, const k_panels *l, co
 static k_once void k_listed_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy)
 {
     const int32_t outputs = l->o / l->groups, each = (outputs + 15) / 16;
-    int32_t panel, p, sums[8 * 16];
+    int32_t group, q, p, sums[8 * 16];
     k_bordered(x, l, copy);
-    for (panel = 0; panel < each * l->groups; panel++) {
-        const int32_t group = panel / each, q = panel % each, from = panel ? w->ends[panel - 1] : 0, fours = w->ends[panel] - from;
+    for (group = 0; group < l->groups; group++)
         for (p = 0; p < l->pixels; p += 8) {
             const int32_t count = l->pixels - p < 8 ? l->pixels - p : 8;
-            int8_t *to = y + p * l->o + group * outputs + q * 16;
             const uint8_t *at[8];
             k_starts(l, copy + group * l->length, p, at);
-            set->listed(w->list + from, fours, w->weights + from * 64, at, l->unsign, sums);
-            set->store(sums, count, 1, w, panel, w->bias + panel * 16, to, l->o, outputs - q * 16);
+            for (q = 0; q < each; q++) {
+                const int32_t panel = group * each + q, from = panel ? w->ends[panel - 1] : 0;
+                int8_t *to = y + p * l->o + group * outputs + q * 16;
+                set->listed(w->list + from, w->ends[panel] - from, w->weights + from * 64, at, l->unsign, sums);
+                set->store(sums, count, 1, w, panel, w->bias + panel * 16, to, l->o, outputs - q * 16);
+            }
         }
-    }
 }
 
 /* A depthwise layer; its weights are [panels][taps][16]. Scratch as above, with 16 bytes behind the copy. */

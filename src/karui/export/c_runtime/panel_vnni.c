@@ -228,7 +228,7 @@ static k_vnni void k_quantize_vnni(const float *x, int8_t *y, int32_t count, flo
 #define k_quick_vnni(i) \
     _mm512_mask_mov_epi32( \
         _mm512_srav_epi64(_mm512_add_epi64(_mm512_mul_epi32(k_sums_vnni(i), m), even), by), 0xaaaa, \
-        _mm512_srav_epi64(_mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64(k_sums_vnni(i), 32), n), odd), less))
+        _mm512_srav_epi64(_mm512_add_epi64(_mm512_mul_epi32(_mm512_shuffle_epi32(k_sums_vnni(i), 0xf5), n), odd), less))
 #define k_sums_vnni(i) _mm512_loadu_si512((const void *)(sums + (i) * far))
 #endif
 
@@ -244,18 +244,18 @@ static k_vnni void k_four_vnni(const int32_t *sums, int32_t far, int32_t count, 
     const __m512i less = _mm512_sub_epi64(_mm512_loadu_si512((const void *)(w->shift + at + 8)), _mm512_set1_epi64(32));
     const __m512i turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     int32_t i;
-    for (i = 0; i < count; i += 4, sums += 4 * far, y += 4 * o) {
-        const int32_t second = count - i > 1, third = count - i > 2 ? 2 : 0, fourth = count - i > 3 ? 3 : 0;
-        const __m512i a = _mm512_packs_epi32(k_quick_vnni(0), k_quick_vnni(second));
-        const __m512i b = _mm512_packs_epi32(k_quick_vnni(third), k_quick_vnni(fourth));
+    for (i = 0; i + 4 <= count; i += 4, sums += 4 * far, y += 4 * o) {
+        const __m512i a = _mm512_packs_epi32(k_quick_vnni(0), k_quick_vnni(1)), b = _mm512_packs_epi32(k_quick_vnni(2), k_quick_vnni(3));
         const __m512i c = _mm512_max_epi8(_mm512_min_epi8(_mm512_packs_epi16(a, b), high), low), d = _mm512_permutexvar_epi32(turned, c);
         _mm_mask_storeu_epi8((void *)y, mask, _mm512_castsi512_si128(d));
-        if (second)
-            _mm_mask_storeu_epi8((void *)(y + o), mask, _mm512_extracti32x4_epi32(d, 1));
-        if (third)
-            _mm_mask_storeu_epi8((void *)(y + 2 * o), mask, _mm512_extracti32x4_epi32(d, 2));
-        if (fourth)
-            _mm_mask_storeu_epi8((void *)(y + 3 * o), mask, _mm512_extracti32x4_epi32(d, 3));
+        _mm_mask_storeu_epi8((void *)(y + o), mask, _mm512_extracti32x4_epi32(d, 1));
+        _mm_mask_storeu_epi8((void *)(y + 2 * o), mask, _mm512_extracti32x4_epi32(d, 2));
+        _mm_mask_storeu_epi8((void *)(y + 3 * o), mask, _mm512_extracti32x4_epi32(d, 3));
+    }
+    for (; i < count; i++, sums += far, y += o) {
+        const __m512i a = _mm512_packs_epi32(k_quick_vnni(0), k_quick_vnni(0)), b = _mm512_packs_epi16(a, a);
+        const __m512i c = _mm512_permutexvar_epi32(turned, _mm512_max_epi8(_mm512_min_epi8(b, high), low));
+        _mm_mask_storeu_epi8((void *)y, mask, _mm512_castsi512_si128(c));
     }
 }
 #endif
