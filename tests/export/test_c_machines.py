@@ -64,6 +64,9 @@ SIZES = {
     "one row of padding": convolution(4, 4, 9, 16, padding=[0, 2, 3, 0], seed=11),
     "depthwise": convolution(6, 7, 20, 20, groups=20, stride=[1, 2], seed=13),
     "depthwise, 5 x 5": convolution(9, 5, 33, 33, groups=33, kernel=(5, 5), padding=[2, 2, 2, 2], seed=14),
+    "depthwise, lines of 19": convolution(4, 19, 40, 40, groups=40, seed=15),
+    "depthwise, 1 x 4": convolution(4, 12, 17, 17, groups=17, kernel=(1, 4), padding=[0, 1, 0, 2], seed=16),
+    "depthwise, 5 x 5, lines": convolution(9, 17, 33, 33, groups=33, kernel=(5, 5), padding=[2, 2, 2, 2], seed=17),
     "many inputs": convolution(2, 2, 130, 34, seed=12),
 }
 

@@ -69,7 +69,7 @@ def depthwise(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -
     codes = np.pad(numbers.codes.reshape(channels, taps), ((0, each * WIDE - channels), (0, 0)))
     n = replace(numbers, groups=1, outputs=channels, each=each)
     tables, scratch = _weights(source, n, w, codes.reshape(each, WIDE, taps).swapaxes(1, 2), WIDE * taps)
-    _call(source, op, "k_depth_i8", n, tables, weight, scratch, copy=n.copy + WIDE)
+    _call(source, op, "k_depth_i8", n, tables, weight, scratch, copy=n.copy + WIDE + channels)
 
 
 def numbers_of(source: Source, op: Op, g: Geometry) -> Numbers | None:

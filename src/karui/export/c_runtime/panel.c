@@ -52,19 +52,20 @@ typedef struct {
 } k_set;
 
 /* The image in its border. */
-static k_once void k_bordered(const int8_t *x, const k_panels *l, uint8_t *copy)
+static k_once void k_bordered(const int8_t *restrict x, const k_panels *l, uint8_t *restrict copy)
 {
-    const int32_t line = l->wide * l->c, width = l->w * l->c, before = l->left * l->c, unsign = l->unsign;
+    const int32_t line = l->wide * l->c, width = l->w * l->c, before = l->left * l->c;
+    const uint8_t unsign = (uint8_t)l->unsign;
     int32_t y, i;
     for (y = 0; y < l->high; y++, copy += line) {
-        const int8_t *from = x + (y - l->top) * width;
+        const int8_t *restrict from = x + (y - l->top) * width;
         if (y < l->top || y >= l->top + l->h) {
             memset(copy, l->border, (size_t)line);
             continue;
         }
         memset(copy, l->border, (size_t)before);
         for (i = 0; i < width; i++)
-            copy[before + i] = (uint8_t)(from[i] ^ unsign);
+            copy[before + i] = (uint8_t)((uint8_t)from[i] ^ unsign);
         memset(copy + before + width, l->border, (size_t)(line - before - width));
     }
 }
@@ -164,7 +165,7 @@ static k_once void k_listed_i8(const int8_t *x, int8_t *y, const k_panels *l, co
         }
 }
 
-/* A depthwise layer; its weights are [panels][taps][16]. Scratch as above, with 16 bytes behind the copy. */
+/* A depthwise layer; its weights are [panels][taps][16]. Scratch as above, with 16 bytes and a pixel more behind the copy. */
 static k_once void k_depth_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy,
                               int8_t *unpacked, int8_t *row, k_index *index, int8_t *stored)
 {
