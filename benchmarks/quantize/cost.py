@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from benchmarks import peers
 from benchmarks.harness import Row, skipped
-from benchmarks.quantize import peer
 from benchmarks.subjects import Subject, efficientnet_subject
 from karui.compress.quantize.int8 import Quantize
 from karui.data import Data
@@ -73,7 +73,7 @@ def main(name: str, method: str) -> None:
     start = time.perf_counter()
     if method == PEER:
         with tempfile.TemporaryDirectory() as scratch:
-            peer.static(subject.network, subject.data.calibration, Path(scratch))
+            peers.static(subject.network, subject.data.calibration, Path(scratch))
     elif (settings := METHODS[method]) is not None:
         run_phases(subject.network, subject.data, [Phase(techniques=(Quantize(samples=50, **settings),))])
     spent = time.perf_counter() - start

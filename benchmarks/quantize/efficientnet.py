@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import peers
 from benchmarks.harness import Row, at_least, at_most, skipped
-from benchmarks.quantize import peer
 from benchmarks.subjects import Subject, agreement, efficientnet_subject, kl_divergence, outputs_of
 from karui.compress.quantize.int8 import Quantize
 from karui.data import Data, Part
@@ -82,7 +82,7 @@ def compared(subject: Subject, *, halves: tuple[Data, Part], test: Part) -> Iter
         if value < least:
             least, chosen = value, {**chosen, **more}
     yield from _int8(subject, chosen, far, test)
-    outputs, spent = peer.outputs(network, subject.data.calibration, test)
+    outputs, spent = peers.outputs(network, subject.data.calibration, test)
     yield from _figures("4 int8, onnxruntime u8s8 static", outputs, far, spent)
     for name, settings in BITS4.items():
         start = time.perf_counter()

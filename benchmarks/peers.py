@@ -1,15 +1,17 @@
-"""The fastest peer that installs here: onnxruntime's static quantization of our float export."""
+"""Peers: onnxruntime's static quantization of our float export, and NNCF's for OpenVINO, where that is installed."""
 
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from karui.data import Part
+from karui.errors import ToolError
 from karui.export import onnx as onnx_target
 from karui.graph.network import Network
 from karui.lower import lower
@@ -40,6 +42,26 @@ def static(network: Network, calibration: Part, folder: Path) -> tuple[Path, flo
     kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
     quantize_static(str(ready), str(done), Reader(name, feed), per_channel=True, **kinds)
     return done, time.perf_counter() - start
+
+
+def openvino(network: Network, calibration: Part, folder: Path) -> Callable[[np.ndarray], Any]:
+    """Its int8 network, one thread, for latency: call it with one sample. Raises ToolError where it isn't installed."""
+    try:
+        import nncf
+        import openvino as ov
+    except ImportError:
+        raise ToolError("OpenVINO isn't installed here; in an environment for benchmarks: pip install openvino nncf") from None
+    float_file = onnx_target.write(lower(network), folder).main
+    pictures = [batch.inputs[0].numpy() for batch in calibration.batches(1)]
+    made = nncf.quantize(ov.Core().read_model(str(float_file)), nncf.Dataset(pictures), subset_size=len(pictures))
+    core = ov.Core()
+    settings = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    request = core.compile_model(made, "CPU", settings).create_infer_request()
+
+    def once(x: np.ndarray) -> Any:
+        return request.infer({0: x}, share_inputs=True, share_outputs=True)
+
+    return once
 
 
 def outputs(network: Network, calibration: Part, test: Part) -> tuple[Tensor, float]:

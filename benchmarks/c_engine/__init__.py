@@ -1,0 +1,1 @@
+"""The C target's kernels: whole networks and layers against peers and the machine's ceiling."""

@@ -1,0 +1,94 @@
+"""Line 3: layers with blocks of 16 output channels × 4 inputs taken out, against the same layers in full."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from benchmarks.c_engine.networks import theirs
+from benchmarks.c_engine.subjects import SAMPLES, Shape, shape
+from benchmarks.harness import Row, at_least, at_most
+from karui.compress.prune.weights import Prune
+from karui.data import Data
+from karui.export import c as c_target
+from karui.graph.doors.torch import capture
+from karui.run import host, measure
+from karui.verify.cost import random_inputs
+
+MACHINE, PATTERN = "x86-64-v4", "16x4"
+LAYERS = {  # channels, pixels of a side, kernel
+    "1x1, 128 channels": (128, 28, 1),
+    "1x1, 256 channels": (256, 14, 1),
+    "1x1, 512 channels": (512, 14, 1),
+    "3x3, 256 channels": (256, 14, 3),
+}
+SPARSITIES = (0.4, 0.5, 0.55, 0.67, 0.8, 0.9, 0.95)
+GOALS = {0.8: 2.5, 0.9: 4.5}
+NETWORKS = ("resnet18", "mobilenet_v2")
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Layers, then whole networks beside every dense int8 peer."""
+    for name in LAYERS:
+        yield from of_layer(name, quick)
+    for name in () if quick else NETWORKS:
+        yield from of_network(name)
+
+
+def of_layer(name: str, quick: bool) -> Iterator[Row]:
+    """How much faster, and from which sparsity on it is faster at all."""
+    channels, side, kernel = LAYERS[name]
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False)
+    noise = torch.randn(SAMPLES, channels, side, side)
+    part = (noise, torch.zeros(SAMPLES, dtype=torch.int64))
+    subject = Shape(
+        network=capture(nn.Sequential(layer, nn.ReLU()), noise[:2], name="layer"), data=Data.of(train=part, validation=part, test=part)
+    )
+    with TemporaryDirectory() as scratch:
+        calls, macs = {}, channels * channels * kernel * kernel * side * side
+        for sparsity in (0.0, *SPARSITIES):
+            program = subject.integer(*([Prune(sparsity=sparsity, pattern=PATTERN)] if sparsity else []))
+            folder = Path(scratch) / str(sparsity)
+            calls[sparsity] = host.build(c_target.write(program, folder, machine=MACHINE)).call(random_inputs(program, 1))
+        timings = measure.interleaved(calls, seconds=0.3 if quick else 1.0)
+    dense = timings[0.0].median_ms
+    case = f"3 {name}, {side} x {side} pixels, {PATTERN}"
+    yield Row(case=case, figure="dense int8", value=macs / dense / 1e6, unit="MAC/ns")
+    for sparsity in SPARSITIES:
+        ratio = dense / timings[sparsity].median_ms
+        if sparsity in GOALS and kernel == 1:
+            yield at_least(f"{case}, {sparsity:.0%}", "dense / sparse latency", ratio, GOALS[sparsity], "x")
+        else:
+            yield Row(case=f"{case}, {sparsity:.0%}", figure="dense / sparse latency", value=ratio, unit="x")
+    faster = next((s for s in SPARSITIES if timings[s].median_ms < dense), 1.0)
+    yield at_most(case, "the least sparsity measured that is faster", faster, 0.55)
+
+
+def of_network(name: str) -> Iterator[Row]:
+    """All but the first and the last layer pruned; time doesn't ask which blocks."""
+    subject = shape(name)
+    first, *_, last = [n for n, w in subject.network.parameters().items() if w.dim() > 1]
+    ends = tuple(n.removesuffix(".weight") for n in (first, last))
+    with TemporaryDirectory() as scratch:
+        calls = dict(theirs(subject, Path(scratch)))
+        for sparsity in (0.0, 0.8, 0.9):
+            program = subject.integer(*([Prune(sparsity=sparsity, pattern=PATTERN, exclude=ends)] if sparsity else []))
+            library = host.build(c_target.write(program, Path(scratch) / str(sparsity), machine=MACHINE))
+            calls[f"{sparsity:.0%} sparse"] = library.call(random_inputs(program, 1))
+        timings = measure.interleaved(calls, seconds=3.0)
+    peers = {label: t.median_ms for label, t in timings.items() if "sparse" not in label and "float" not in label}
+    fastest = min(peers, key=lambda label: peers[label])
+    for label, timing in timings.items():
+        yield Row(case=f"3 {name}, {label}", figure="latency", value=timing.median_ms, unit="ms", spread=timing.p90 - timing.p10)
+        if label in ("80% sparse", "90% sparse"):
+            ratio = peers[fastest] / timing.median_ms
+            yield at_least(f"3 {name}, {label}", "fastest dense int8 peer / ours", ratio, 1.0, "x", peer=fastest)
+            gain = timings["0% sparse"].median_ms / timing.median_ms
+            yield Row(case=f"3 {name}, {label}", figure="our dense int8 / it", value=gain, unit="x")
+            beside = timing.median_ms / timings["onnxruntime float"].median_ms
+            yield Row(
+                case=f"3 {name}, {label}", figure="latency / onnxruntime float", value=beside, peer="deepsparse 1.8.0: 0.42 (ResNet-18)"
+            )
