@@ -68,14 +68,16 @@ def of_layer(name: str, quick: bool) -> Iterator[Row]:
 
 
 def of_network(name: str) -> Iterator[Row]:
-    """All but the first and the last layer pruned; time doesn't ask which blocks."""
+    """All but the first and the last layer pruned, each alike, as fresh weights say nothing of which layers bear more."""
     subject = shape(name)
     first, *_, last = [n for n, w in subject.network.parameters().items() if w.dim() > 1]
     ends = tuple(n.removesuffix(".weight") for n in (first, last))
     with TemporaryDirectory() as scratch:
         calls = dict(theirs(subject, Path(scratch)))
         for sparsity in (0.0, 0.8, 0.9):
-            program = subject.integer(*([Prune(sparsity=sparsity, pattern=PATTERN, exclude=ends)] if sparsity else []))
+            program = subject.integer(
+                *([Prune(sparsity=sparsity, pattern=PATTERN, allocation="uniform", exclude=ends)] if sparsity else [])
+            )
             library = host.build(c_target.write(program, Path(scratch) / str(sparsity), machine=MACHINE))
             calls[f"{sparsity:.0%} sparse"] = library.call(random_inputs(program, 1))
         timings = measure.interleaved(calls, seconds=3.0)

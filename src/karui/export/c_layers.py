@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from karui.export.c_geometry import Geometry, geometry
-from karui.export.c_panels import depthwise, listed, numbers_of, panels
+from karui.export.c_panels import Numbers, covered, depthwise, listed, numbers_of, panels
 from karui.export.c_source import Source, structure
 from karui.export.c_text import number
 from karui.export.c_weights import Coded, coded
@@ -33,12 +33,11 @@ def layer(source: Source, op: Op) -> None:
 def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     requant = requantization(source.program, op)
     several = w.raw_zero is not None or requant.multiplier.ndim == 2
-    if source.machine.sets and not (several or _listed(source, w)) and (numbers := numbers_of(source, op, g)) is not None:
-        plain = "values" in w.tables and w.fields.get("codes") == "k_codes_bytes"
-        if not (plain and not _is_depthwise(g) and listed(source, op, numbers)):
-            fast = depthwise if _is_depthwise(g) else panels
-            fast(source, op, w, numbers, "NULL" if w.in_place else weight(source, op, w))
-        return
+    if source.machine.sets and not several and (numbers := numbers_of(source, op, g)) is not None:
+        wide = covered(numbers) if w.sparse and not _is_depthwise(g) else w.rows * w.inputs
+        if not w.sparse or w.stored >= source.machine.most_listed * wide:
+            _panels(source, op, g, w, numbers)
+            return
     x, y, q = source.place(op.inputs[0]), source.place(op.outputs[0]), requant_of(source, op)
     if several:
         terms = 1 if requant.multiplier.ndim == 1 else requant.multiplier.shape[1]
@@ -62,6 +61,14 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
         rows = "NULL" if in_place else source.take("int8_t", tile * stride)
         index, stored = _index(source, w, 1), source.take("int8_t", w.most) if w.sparse else "NULL"
         source.call("k_dense_i8", x, y, lay, weight(source, op, w), q, patch, rows, index, stored)
+
+
+def _panels(source: Source, op: Op, g: Geometry, w: Coded, numbers: Numbers) -> None:
+    plain = w.fields.get("codes") == "k_codes_bytes"
+    if plain and not _is_depthwise(g) and listed(source, op, numbers):
+        return
+    fast = depthwise if _is_depthwise(g) else panels
+    fast(source, op, w, numbers, "NULL" if w.in_place else weight(source, op, w))
 
 
 # ── float ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -46,11 +46,22 @@ def panels(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -> N
     _call(source, op, "k_panels_i8", n, tables, weight, scratch, copy=n.copy + SLACK)
 
 
+def covered(numbers: Numbers) -> int:
+    """Weights in the fours that have any: what a panel multiplies at least."""
+    return int(_fours(numbers).any(2).sum()) * WIDE * DEEP
+
+
+def _fours(n: Numbers) -> NDArray[np.int8]:
+    """``[panels, fours, 64]``."""
+    f = n.fields
+    whole = packed(n.codes.reshape(n.groups, n.outputs, f["runs_y"] * f["runs_x"], f["length"]))
+    return whole.reshape(n.groups * n.each, -1, WIDE * DEEP)
+
+
 def listed(source: Source, op: Op, numbers: Numbers) -> bool:
     """The same layer by the fours that each panel has, where those are few. False, and nothing is written, where they aren't."""
     f, n = numbers.fields, numbers
-    whole = packed(numbers.codes.reshape(n.groups, n.outputs, f["runs_y"] * f["runs_x"], f["length"]))
-    fours = whole.reshape(n.groups * n.each, -1, WIDE * DEEP)
+    fours = _fours(n)
     there = np.asarray(fours.any(2))
     if there.mean() > MOST_FOURS:
         return False
