@@ -1,5 +1,6 @@
 """Kernels for chosen machines: the same integers as the interpreter's, with each instruction set that this processor has."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from karui.program.interpreter import run
 from karui.program.program import AffineValues, Element, Program
 from karui.run import compiler, host
 from tests.export.many import QUICK, agree, inputs_of, merged
-from tests.export.test_c_layers import LAYERS, all_pairs, one_layer
+from tests.export.test_c_layers import LAYERS, all_pairs, one_layer, output_shape
 from tests.program.single_op import affine, int8, program, tensor, weight
 from tests.program.weights import SUPPORTS, make_weight
 
@@ -32,18 +33,27 @@ def test_every_pair(support: str, machine: str, tmp_path: Path) -> None:
     same(all_pairs(support, integer=True), tmp_path, machine)
 
 
-def convolution(height: int, width: int, channels: int, outputs: int, *, groups: int = 1, seed: int = 0, **given: object) -> Program:
+def convolution(
+    height: int,
+    width: int,
+    channels: int,
+    outputs: int,
+    *,
+    kernel: Sequence[int] = (3, 3),
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (1, 1, 1, 1),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+    seed: int = 0,
+) -> Program:
     """A convolution of any size whose codes, multipliers and clamps use all that they may."""
     rng = np.random.default_rng(seed)
-    a = {"stride": [1, 1], "padding": [1, 1, 1, 1], "dilation": [1, 1], "groups": groups} | given
-    kernel = a.pop("kernel", (3, 3))
-    shape = (outputs, *kernel, channels // groups)  # type: ignore[misc]
+    shape = (outputs, *kernel, channels // groups)
     codes = rng.integers(-127, 128, shape).astype(np.int8)
     scale = np.exp(rng.normal(-6, 1.5, outputs)).astype(np.float32)
     w = weight("weight", AffineValues(bits=8, codes=codes, scale=scale, zero_point=np.zeros(outputs, np.int32)))
-    top, left, bottom, right = a["padding"]  # type: ignore[misc]
-    (sy, sx), (dy, dx) = a["stride"], a["dilation"]  # type: ignore[misc]
-    oh, ow = (height + top + bottom - dy * (shape[1] - 1) - 1) // sy + 1, (width + left + right - dx * (shape[2] - 1) - 1) // sx + 1
+    a = {"stride": list(stride), "padding": list(padding), "dilation": list(dilation), "groups": groups}
+    oh, ow, _ = output_shape("conv2d", (height, width, channels), shape, a)
     x, y = affine(0.05, int(rng.integers(-128, 128))), affine(0.2, int(rng.integers(-100, 100)))
     clamp = [int(rng.integers(-128, -20)), int(rng.integers(20, 128))]
     p = program("conv2d", [tensor("x", (height, width, channels), x)], [tensor("y", (oh, ow, outputs), y)], {}, **a, clamp=clamp)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from karui.export.c_geometry import Geometry, geometry
-from karui.export.c_panels import Numbers, covered, depthwise, listed, numbers_of, panels
+from karui.export.c_panels import DEEP, WIDE, Numbers, depthwise, listed, numbers_of, panels
 from karui.export.c_source import Source, structure
 from karui.export.c_text import number
 from karui.export.c_weights import Coded, coded
@@ -34,8 +34,9 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     requant = requantization(source.program, op)
     several = w.raw_zero is not None or requant.multiplier.ndim == 2
     if source.machine.sets and not several and (numbers := numbers_of(source, op, g)) is not None:
-        wide = covered(numbers) if w.sparse and not _is_depthwise(g) else w.rows * w.inputs
-        if not w.sparse or w.stored >= source.machine.most_listed * wide:
+        # a list of single weights is slow for each of them: it pays only where even the fours that have any are nearly empty
+        multiplied = w.rows * w.inputs if _is_depthwise(g) else numbers.there.sum() * WIDE * DEEP
+        if not w.sparse or w.stored >= source.machine.most_listed * multiplied:
             _panels(source, op, g, w, numbers)
             return
     x, y, q = source.place(op.inputs[0]), source.place(op.outputs[0]), requant_of(source, op)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ SLACK = 4  # bytes behind the copy that a last four may read
 class Numbers:
     """A layer that panels can compute: its geometry and its requantization.
 
-    fields: of ``k_panels``. copy: bytes of the image in its border. codes: ``[O, K]``. bias: ``[O]``, what the border and the 128 add
-    included in ``folded`` alone. quick: as in ``k_panel_weight``.
+    fields: of ``k_panels``. copy: bytes of the image in its border. groups: of the layer; outputs, each: channels and panels of a group.
+    codes: int8 ``[O, K]``. folded: int64 ``[O]``, the biases of ``requant`` with what the border and the 128 add. quick: as in
+    ``k_panel_weight``.
     """
 
     fields: dict[str, int]
@@ -36,38 +38,34 @@ class Numbers:
     folded: NDArray[np.int64]
     quick: bool
 
+    @cached_property
+    def fours(self) -> NDArray[np.int8]:
+        """The weights by panel and four: ``[panels, fours, 64]``; what fills up is zero."""
+        f = self.fields
+        whole = packed(self.codes.reshape(self.groups, self.outputs, f["runs_y"] * f["runs_x"], f["length"]))
+        return whole.reshape(self.groups * self.each, -1, WIDE * DEEP)
 
-def panels(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -> None:
+    @cached_property
+    def there(self) -> NDArray[np.bool_]:
+        """Which fours have any weight: ``[panels, fours]``."""
+        return np.asarray(self.fours.any(2))
+
+
+def panels(source: Source, op: Op, w: Coded, n: Numbers, weight: str) -> None:
     """A convolution or linear layer with one multiplier a channel. weight: its ``k_weight``, for weights that are decoded on the device."""
-    f, n = numbers.fields, numbers
-    codes = numbers.codes.reshape(n.groups, n.outputs, f["runs_y"] * f["runs_x"], f["length"])
-    size = f["runs_y"] * f["runs_x"] * f["fours"] * WIDE * DEEP
-    tables, scratch = _weights(source, n, w, packed(codes), min(2, n.each) * size)
+    size = n.fours.shape[1] * WIDE * DEEP
+    tables, scratch = _weights(source, n, w, n.fours, min(2, n.each) * size)
     _call(source, op, "k_panels_i8", n, tables, weight, scratch, copy=n.copy + SLACK)
 
 
-def covered(numbers: Numbers) -> int:
-    """Weights in the fours that have any: what a panel multiplies at least."""
-    return int(_fours(numbers).any(2).sum()) * WIDE * DEEP
-
-
-def _fours(n: Numbers) -> NDArray[np.int8]:
-    """``[panels, fours, 64]``."""
-    f = n.fields
-    whole = packed(n.codes.reshape(n.groups, n.outputs, f["runs_y"] * f["runs_x"], f["length"]))
-    return whole.reshape(n.groups * n.each, -1, WIDE * DEEP)
-
-
-def listed(source: Source, op: Op, numbers: Numbers) -> bool:
+def listed(source: Source, op: Op, n: Numbers) -> bool:
     """The same layer by the fours that each panel has, where those are few. False, and nothing is written, where they aren't."""
-    f, n = numbers.fields, numbers
-    fours = _fours(n)
-    there = np.asarray(fours.any(2))
+    f, there = n.fields, n.there
     if there.mean() > MOST_FOURS:
         return False
     y, x, j = np.meshgrid(np.arange(f["runs_y"]), np.arange(f["runs_x"]), np.arange(f["fours"]), indexing="ij")
     places = (y * f["run_y"] + x * f["run_x"] + j * DEEP).reshape(-1)
-    tables = _tables(n, n.folded) | {"weights": fours[there], "ends": there.sum(1).cumsum().astype(np.int32)}
+    tables = _tables(n, n.folded) | {"weights": n.fours[there], "ends": there.sum(1).cumsum().astype(np.int32)}
     tables["list"] = np.concatenate([places[each] for each in there] + [np.zeros(1, int)]).astype(np.int32)  # never empty
     _call(source, op, "k_listed_i8", n, tables, copy=n.copy + SLACK)
     return True

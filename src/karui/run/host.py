@@ -44,14 +44,11 @@ class Signature:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Library:
-    """A compiled model in this process. ``sections``: the model's object as it was compiled; ``command``: how."""
+class Compiled:
+    """A compiled model, wherever it runs. ``sections``: its object as it was compiled."""
 
     signature: Signature
     sections: Sections
-    command: tuple[str, ...]
-    _code: Any
-    runs_on: ClassVar[str] = "c"
     exact: ClassVar[bool] = True
 
     @property
@@ -63,6 +60,15 @@ class Library:
     def peak_ram(self) -> int:
         """The arena that the model asks its caller for."""
         return self.signature.arena_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Library(Compiled):
+    """A compiled model in this process. ``command``: how it was compiled."""
+
+    command: tuple[str, ...]
+    _code: Any
+    runs_on: ClassVar[str] = "c"
 
     def run(self, inputs: Sequence[Array], *, stream: bool = False) -> list[Array]:
         """Runs N samples, one call each.

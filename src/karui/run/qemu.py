@@ -19,7 +19,7 @@ from karui.export.artifact import Artifact
 from karui.program.program import Array
 from karui.run import compiler as compilers
 from karui.run import host
-from karui.run.elf import Sections, sections
+from karui.run.elf import sections
 
 FLAGS = ("-O3",)
 SECONDS = 600
@@ -47,26 +47,13 @@ PROCESSORS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Emulated:
-    """A compiled model and the processor that runs it. ``sections``: the model's object, as it was compiled."""
+class Emulated(host.Compiled):
+    """A compiled model and the processor that runs it."""
 
-    signature: host.Signature
-    sections: Sections
     processor: Processor
     binary: Path
     _kept: tempfile.TemporaryDirectory[str]
     runs_on: ClassVar[str] = "qemu"
-    exact: ClassVar[bool] = True
-
-    @property
-    def bytes(self) -> int:
-        """Text and read-only data of the compiled model."""
-        return self.sections.flash
-
-    @property
-    def peak_ram(self) -> int:
-        """The arena that the model asks its caller for."""
-        return self.signature.arena_bytes
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Outputs ``[N, *shape]`` of N samples ``[N, *shape]``, each by itself. Raises ToolError where processor or model refuses."""

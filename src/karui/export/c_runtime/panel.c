@@ -42,7 +42,7 @@ struct k_panel_weight {
  * `store`: the codes of `count` pixels from `panel` on, whose biases are `bias`; `o`: from pixel to pixel of y; `left`: channels to come. */
 typedef struct {
     void (*tile)(const k_panels *l, const int8_t *w, int32_t far, int32_t panels, const uint8_t *const at[8], int32_t one, int32_t *sums);
-    void (*listed)(const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8], int32_t unsign, int32_t *sums);
+    void (*listed)(const k_panels *l, const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8], int32_t *sums);
     void (*depth)(const k_panels *l, const int8_t *w, const uint8_t *const at[8], int32_t *sums);
     void (*store)(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, const int64_t *bias, int8_t *y,
                   int32_t o, int32_t left);
@@ -159,7 +159,7 @@ static k_once void k_listed_i8(const int8_t *x, int8_t *y, const k_panels *l, co
             for (q = 0; q < each; q++) {
                 const int32_t panel = group * each + q, from = panel ? w->ends[panel - 1] : 0;
                 int8_t *to = y + p * l->o + group * outputs + q * 16;
-                set->listed(w->list + from, w->ends[panel] - from, w->weights + from * 64, at, l->unsign, sums);
+                set->listed(l, w->list + from, w->ends[panel] - from, w->weights + from * 64, at, sums);
                 set->store(sums, count, 1, w, panel, w->bias + panel * 16, to, l->o, outputs - q * 16);
             }
         }
@@ -213,17 +213,16 @@ static void k_depth_plain(const k_panels *l, const int8_t *w, const uint8_t *con
 }
 
 /* Its sums of listed fours. */
-static void k_listed_plain(const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8], int32_t unsign, int32_t *sums)
+static void k_listed_plain(const k_panels *l, const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8],
+                         int32_t *sums)
 {
     int32_t i, j, o, k;
     for (i = 0; i < 8; i++, sums += 16) {
         memset(sums, 0, 16 * sizeof(int32_t));
         for (j = 0; j < fours; j++)
             for (o = 0; o < 16; o++)
-                for (k = 0; k < 4; k++) {
-                    const uint8_t byte = at[i][list[j] + k];
-                    sums[o] += (unsign ? byte : (int8_t)byte) * w[j * 64 + o * 4 + k];
-                }
+                for (k = 0; k < 4; k++)
+                    sums[o] += k_byte(l, at[i] + list[j] + k) * w[j * 64 + o * 4 + k];
     }
 }
 

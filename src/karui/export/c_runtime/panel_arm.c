@@ -19,10 +19,28 @@ static int8x8_t k_twice_neon(const uint8_t *p)
 }
 #endif
 
-/* A four of two channels, and the one behind it: two products of 16 bits fit in 16 bits, as no weight is −128. */
+/* A four of two channels, and the one behind it: two products of 16 bits fit in 16 bits, as no weight is −128.
+ * Then one four of two pixels and a panel. */
 #if defined(K_ARM64)
 #define k_couple_neon(sum, x, next, w) sum = vpadalq_s16(sum, vmlal_s8(vmull_s8(vld1_s8(w), x), vld1_s8((w) + 64), next))
 #define k_lone_neon(sum, x, w) sum = vpadalq_s16(sum, vmull_s8(vld1_s8(w), x))
+#define k_step_neon(p, q, w) \
+    x = k_twice_neon(p); \
+    z = k_twice_neon(q); \
+    for (k = 0; k < 8; k++) { \
+        k_lone_neon(a[k], x, (w) + 8 * k); \
+        k_lone_neon(b[k], z, (w) + 8 * k); \
+    }
+#endif
+
+/* Both parts of sixteen sums, added. */
+#if defined(K_ARM64)
+static void k_joined_neon(int32_t *sums, const int32x4_t parts[8])
+{
+    int32_t k;
+    for (k = 0; k < 4; k++)
+        vst1q_s32(sums + 4 * k, vpaddq_s32(parts[2 * k], parts[2 * k + 1]));
+}
 #endif
 
 /* Sums of two pixels and one panel. A register holds two channels, in two parts. */
@@ -44,18 +62,13 @@ static void k_two_neon(const k_panels *l, const int8_t *w, const uint8_t *first,
                 }
             }
             if (j < l->fours) {
-                const int8x8_t x = k_twice_neon(p), z = k_twice_neon(q);
-                for (k = 0; k < 8; k++) {
-                    k_lone_neon(a[k], x, w + 8 * k);
-                    k_lone_neon(b[k], z, w + 8 * k);
-                }
+                int8x8_t x, z;
+                k_step_neon(p, q, w);
                 w += 64;
             }
         }
-    for (k = 0; k < 4; k++) {
-        vst1q_s32(sums + 4 * k, vpaddq_s32(a[2 * k], a[2 * k + 1]));
-        vst1q_s32(sums + next + 4 * k, vpaddq_s32(b[2 * k], b[2 * k + 1]));
-    }
+    k_joined_neon(sums, a);
+    k_joined_neon(sums + next, b);
 }
 #endif
 
@@ -80,6 +93,13 @@ static void k_tile_neon(const k_panels *l, const int8_t *w, int32_t far, int32_t
         b[k] = vdotq_laneq_s32(b[k], u, x1, lane); \
         c[k] = vdotq_laneq_s32(c[k], u, x2, lane); \
         d[k] = vdotq_laneq_s32(d[k], u, x3, lane); \
+    }
+#define k_keep_dot(sums, next) \
+    for (k = 0; k < 4; k++) { \
+        vst1q_s32((sums) + 4 * k, a[k]); \
+        vst1q_s32((sums) + (next) + 4 * k, b[k]); \
+        vst1q_s32((sums) + 2 * (next) + 4 * k, c[k]); \
+        vst1q_s32((sums) + 3 * (next) + 4 * k, d[k]); \
     }
 #define k_load_dot(p) vreinterpretq_s8_u8(vld1q_u8(p))
 #define k_spread_dot(p) vcombine_s8(k_twice_neon(p), k_twice_neon(p))
@@ -112,12 +132,7 @@ static k_dot void k_four_dot(const k_panels *l, const int8_t *w, const uint8_t *
                 k_lane_dot(w, 0);
             }
         }
-    for (k = 0; k < 4; k++) {
-        vst1q_s32(sums + 4 * k, a[k]);
-        vst1q_s32(sums + next + 4 * k, b[k]);
-        vst1q_s32(sums + 2 * next + 4 * k, c[k]);
-        vst1q_s32(sums + 3 * next + 4 * k, d[k]);
-    }
+    k_keep_dot(sums, next);
 }
 #endif
 
@@ -135,36 +150,32 @@ static k_dot void k_tile_dot(const k_panels *l, const int8_t *w, int32_t far, in
 
 /* Sums of listed fours by NEON: two pixels at a time. */
 #if defined(K_ARM64)
-static void k_listed_neon(const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8], int32_t unsign, int32_t *sums)
+static void k_listed_neon(const k_panels *l, const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8],
+                         int32_t *sums)
 {
     int32_t i, j, k;
-    (void)unsign;
+    (void)l;
     for (i = 0; i < 8; i += 2, sums += 32) {
         int32x4_t a[8], b[8];
         for (k = 0; k < 8; k++)
             a[k] = b[k] = vdupq_n_s32(0);
         for (j = 0; j < fours; j++) {
-            const int8x8_t x = k_twice_neon(at[i] + list[j]), z = k_twice_neon(at[i + 1] + list[j]);
-            for (k = 0; k < 8; k++) {
-                k_lone_neon(a[k], x, w + 64 * j + 8 * k);
-                k_lone_neon(b[k], z, w + 64 * j + 8 * k);
-            }
+            int8x8_t x, z;
+            k_step_neon(at[i] + list[j], at[i + 1] + list[j], w + 64 * j);
         }
-        for (k = 0; k < 4; k++) {
-            vst1q_s32(sums + 4 * k, vpaddq_s32(a[2 * k], a[2 * k + 1]));
-            vst1q_s32(sums + 16 + 4 * k, vpaddq_s32(b[2 * k], b[2 * k + 1]));
-        }
+        k_joined_neon(sums, a);
+        k_joined_neon(sums + 16, b);
     }
 }
 #endif
 
 /* Sums of listed fours by dot products: four pixels at a time. */
 #if defined(K_ARM64)
-static k_dot void k_listed_dot(const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8], int32_t unsign,
+static k_dot void k_listed_dot(const k_panels *l, const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8],
                                int32_t *sums)
 {
     int32_t i, j, k;
-    (void)unsign;
+    (void)l;
     for (i = 0; i < 8; i += 4, sums += 64) {
         int32x4_t a[4], b[4], c[4], d[4];
         const int8_t *from = w;
@@ -175,12 +186,7 @@ static k_dot void k_listed_dot(const int32_t *list, int32_t fours, const int8_t 
             const int8x16_t x2 = k_spread_dot(at[i + 2] + list[j]), x3 = k_spread_dot(at[i + 3] + list[j]);
             k_lane_dot(from, 0);
         }
-        for (k = 0; k < 4; k++) {
-            vst1q_s32(sums + 4 * k, a[k]);
-            vst1q_s32(sums + 16 + 4 * k, b[k]);
-            vst1q_s32(sums + 32 + 4 * k, c[k]);
-            vst1q_s32(sums + 48 + 4 * k, d[k]);
-        }
+        k_keep_dot(sums, 16);
     }
 }
 #endif

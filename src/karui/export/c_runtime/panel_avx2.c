@@ -20,10 +20,21 @@ static int32_t k_four(const uint8_t *p)
 }
 #endif
 
-/* One four of a pixel against four channels' weights: products of 16 bits, added in pairs. */
+/* One four of a pixel against four channels' weights: products of 16 bits, added in pairs. Then fours of two pixels against a panel's. */
 #if defined(K_X86)
 #define k_pairs_avx2(sum, x, w) \
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(w)))))
+#define k_step_avx2(p, q, w) \
+    x = _mm256_cvtepu8_epi16(_mm_set1_epi32(k_four(p))); \
+    z = _mm256_cvtepu8_epi16(_mm_set1_epi32(k_four(q))); \
+    k_pairs_avx2(a0, x, w); \
+    k_pairs_avx2(b0, z, w); \
+    k_pairs_avx2(a1, x, (w) + 16); \
+    k_pairs_avx2(b1, z, (w) + 16); \
+    k_pairs_avx2(a2, x, (w) + 32); \
+    k_pairs_avx2(b2, z, (w) + 32); \
+    k_pairs_avx2(a3, x, (w) + 48); \
+    k_pairs_avx2(b3, z, (w) + 48)
 #endif
 
 /* Both parts of sixteen sums, added, in the order of the channels. */
@@ -39,21 +50,13 @@ static k_avx2 void k_joined_avx2(int32_t *sums, __m256i a, __m256i b, __m256i c,
 #if defined(K_X86)
 static k_avx2 void k_two_avx2(const k_panels *l, const int8_t *w, const uint8_t *first, const uint8_t *second, int32_t *sums, int32_t next)
 {
-    __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+    __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0, x, z;
     int32_t ry, rx, j;
     for (ry = 0; ry < l->runs_y; ry++)
         for (rx = 0; rx < l->runs_x; rx++) {
             const uint8_t *p = first + ry * l->run_y + rx * l->run_x, *q = second + ry * l->run_y + rx * l->run_x;
             for (j = 0; j < l->fours; j++, p += 4, q += 4, w += 64) {
-                const __m256i x = _mm256_cvtepu8_epi16(_mm_set1_epi32(k_four(p))), z = _mm256_cvtepu8_epi16(_mm_set1_epi32(k_four(q)));
-                k_pairs_avx2(a0, x, w);
-                k_pairs_avx2(b0, z, w);
-                k_pairs_avx2(a1, x, w + 16);
-                k_pairs_avx2(b1, z, w + 16);
-                k_pairs_avx2(a2, x, w + 32);
-                k_pairs_avx2(b2, z, w + 32);
-                k_pairs_avx2(a3, x, w + 48);
-                k_pairs_avx2(b3, z, w + 48);
+                k_step_avx2(p, q, w);
             }
         }
     k_joined_avx2(sums, a0, a1, a2, a3);
@@ -75,25 +78,15 @@ static k_avx2 void k_tile_avx2(const k_panels *l, const int8_t *w, int32_t far, 
 
 /* Sums of listed fours by AVX2: two pixels at a time. */
 #if defined(K_X86)
-static k_avx2 void k_listed_avx2(const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8], int32_t unsign,
+static k_avx2 void k_listed_avx2(const k_panels *l, const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8],
                                  int32_t *sums)
 {
     int32_t i, j;
-    (void)unsign;
+    (void)l;
     for (i = 0; i < 8; i += 2, sums += 32) {
-        __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+        __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0, x, z;
         for (j = 0; j < fours; j++) {
-            const int8_t *from = w + 64 * j;
-            const __m256i x = _mm256_cvtepu8_epi16(_mm_set1_epi32(k_four(at[i] + list[j])));
-            const __m256i z = _mm256_cvtepu8_epi16(_mm_set1_epi32(k_four(at[i + 1] + list[j])));
-            k_pairs_avx2(a0, x, from);
-            k_pairs_avx2(b0, z, from);
-            k_pairs_avx2(a1, x, from + 16);
-            k_pairs_avx2(b1, z, from + 16);
-            k_pairs_avx2(a2, x, from + 32);
-            k_pairs_avx2(b2, z, from + 32);
-            k_pairs_avx2(a3, x, from + 48);
-            k_pairs_avx2(b3, z, from + 48);
+            k_step_avx2(at[i] + list[j], at[i + 1] + list[j], w + 64 * j);
         }
         k_joined_avx2(sums, a0, a1, a2, a3);
         k_joined_avx2(sums + 16, b0, b1, b2, b3);

@@ -60,10 +60,19 @@ static k_vnni void k_wide_vnni(const k_panels *l, const int8_t *w, int32_t far, 
 }
 #endif
 
-/* A pixel's four against one panel. */
+/* A pixel's four, `place` bytes from its start, against one panel; those of eight pixels. */
 #if defined(K_X86)
-#define k_place_vnni(i) a##i = _mm512_dpbusd_epi32(a##i, _mm512_set1_epi32(k_four(p##i + place)), u)
-#define k_single_vnni(i) a##i = _mm512_dpbusd_epi32(a##i, _mm512_set1_epi32(k_four(p##i + 4 * j)), u)
+#define k_single_vnni(i, place) a##i = _mm512_dpbusd_epi32(a##i, _mm512_set1_epi32(k_four(p##i + (place))), u)
+#define k_step_vnni(place, w) \
+    u = _mm512_loadu_si512((const void *)(w)); \
+    k_single_vnni(0, place); \
+    k_single_vnni(1, place); \
+    k_single_vnni(2, place); \
+    k_single_vnni(3, place); \
+    k_single_vnni(4, place); \
+    k_single_vnni(5, place); \
+    k_single_vnni(6, place); \
+    k_single_vnni(7, place)
 #endif
 
 /* Sums of eight pixels and one panel. */
@@ -78,15 +87,7 @@ static k_vnni void k_narrow_vnni(const k_panels *l, const int8_t *w, const uint8
             const uint8_t *p0 = at[0] + run, *p1 = at[1] + run, *p2 = at[2] + run, *p3 = at[3] + run;
             const uint8_t *p4 = at[4] + run, *p5 = at[5] + run, *p6 = at[6] + run, *p7 = at[7] + run;
             for (j = 0; j < l->fours; j++) {
-                u = _mm512_loadu_si512((const void *)(w + 64 * j));
-                k_single_vnni(0);
-                k_single_vnni(1);
-                k_single_vnni(2);
-                k_single_vnni(3);
-                k_single_vnni(4);
-                k_single_vnni(5);
-                k_single_vnni(6);
-                k_single_vnni(7);
+                k_step_vnni(4 * j, w + 64 * j);
             }
         }
     k_keep_vnni(sums, 16, a0, a1, a2, a3, a4, a5, a6, a7);
@@ -95,24 +96,16 @@ static k_vnni void k_narrow_vnni(const k_panels *l, const int8_t *w, const uint8
 
 /* Sums of listed fours by VNNI. */
 #if defined(K_X86)
-static k_vnni void k_listed_vnni(const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8], int32_t unsign,
+static k_vnni void k_listed_vnni(const k_panels *l, const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8],
                                  int32_t *sums)
 {
     __m512i a0 = _mm512_setzero_si512(), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0, u;
     const uint8_t *p0 = at[0], *p1 = at[1], *p2 = at[2], *p3 = at[3], *p4 = at[4], *p5 = at[5], *p6 = at[6], *p7 = at[7];
     int32_t k;
-    (void)unsign;
+    (void)l;
     for (k = 0; k < fours; k++) {
         const ptrdiff_t place = list[k];
-        u = _mm512_loadu_si512((const void *)(w + 64 * k));
-        k_place_vnni(0);
-        k_place_vnni(1);
-        k_place_vnni(2);
-        k_place_vnni(3);
-        k_place_vnni(4);
-        k_place_vnni(5);
-        k_place_vnni(6);
-        k_place_vnni(7);
+        k_step_vnni(place, w + 64 * k);
     }
     k_keep_vnni(sums, 16, a0, a1, a2, a3, a4, a5, a6, a7);
 }
