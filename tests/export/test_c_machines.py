@@ -158,6 +158,19 @@ def test_few_fours_are_listed(tmp_path: Path) -> None:
     assert len(texts[0.9].source) < len(texts[0.5].source)
 
 
+def test_single_weights_keep_their_index() -> None:
+    """Fours that hold one weight in sixty-four aren't stored whole: the device decodes the index that the portable program has."""
+    dense = convolution(8, 8, 64, 64, kernel=(1, 1), padding=[0, 0, 0, 0])
+    w = dense.weights["weight"]
+    mask = np.random.default_rng(0).random(w.shape) < 0.01
+    values = replace(w.values, codes=np.where(mask, w.values.codes, 0).astype(np.int8))
+    p = Program(**{**vars(dense), "weights": {"weight": replace(w, support=Element(mask=mask), values=values)}})
+    for name in FAST:
+        built = c.model(p, machine=name)
+        assert "k_listed_i8" not in built.kernels and "k_unpack" in built.kernels
+        assert "panel_weights" not in built.source  # the table of whole panels
+
+
 def test_an_unknown_machine(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="machine 'z80' is unknown; choose from portable, x86-64-v3"):
         c.write(SIZES["groups"], tmp_path, machine="z80")

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from karui.export.c_geometry import Geometry, geometry
-from karui.export.c_panels import DEEP, WIDE, Numbers, depthwise, listed, numbers_of, panels
+from karui.export.c_panels import Numbers, depthwise, listed, numbers_of, panels
 from karui.export.c_source import Source, structure
 from karui.export.c_text import number
 from karui.export.c_weights import Coded, coded
@@ -13,6 +13,7 @@ from karui.program.arithmetic import bias_values, bounds, quantization, requanti
 from karui.program.program import Op
 
 TILE_BYTES = 4096  # decoded rows that are kept at a time, if four rows don't need more
+MOST_LISTED = 0.15  # denser rows are taken in full (docs/adr/0005); where there are no vectors, the best threshold was not measured
 VECTOR = 16  # numbers that a loop takes at a time, at most, on the machines that karui is tuned on
 SHORT = 128  # inputs; the rest of a longer row doesn't count
 
@@ -34,11 +35,8 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     requant = requantization(source.program, op)
     several = w.raw_zero is not None or requant.multiplier.ndim == 2
     if source.machine.sets and not several and (numbers := numbers_of(source, op, g)) is not None:
-        # a list of single weights is slow for each of them: it pays only where even the fours that have any are nearly empty
-        multiplied = w.rows * w.inputs if _is_depthwise(g) else numbers.there.sum() * WIDE * DEEP
-        if not w.sparse or w.stored >= source.machine.most_listed * multiplied:
-            _panels(source, op, g, w, numbers)
-            return
+        _panels(source, op, g, w, numbers)
+        return
     x, y, q = source.place(op.inputs[0]), source.place(op.outputs[0]), requant_of(source, op)
     if several:
         terms = 1 if requant.multiplier.ndim == 1 else requant.multiplier.shape[1]
@@ -50,7 +48,7 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
         lay = _layer(source, op, g, w, 1)
         taps = _taps(source, op, g, w, "int8_t", lay)
         source.call("k_depthwise_i8", x, y, lay, taps, q, source.take("int32_t", g["c"]))
-    elif _listed(source, w):
+    elif _listed(w):
         tile = _tile(g, w.most * 3)
         lay, lists = _layer(source, op, g, w, tile), _index(source, w, tile)
         patch, stored, counts = source.take("int16_t", w.inputs), source.take("int8_t", tile * w.most), source.take("int32_t", tile)
@@ -83,7 +81,7 @@ def _float(source: Source, op: Op, g: Geometry, w: Coded) -> None:
         source.call("k_depthwise_f32", x, y, lay, _taps(source, op, g, w, "float", lay), finish)
         return
     patch_of = source.use("k_patch_back_f32" if op.kind == "conv_transpose2d" else "k_patch_f32")
-    if _listed(source, w):
+    if _listed(w):
         tile = _tile(g, w.most * 6)
         lay, patch, lists = _layer(source, op, g, w, tile), source.take("float", w.inputs), _index(source, w, tile)
         stored, counts = source.take("float", tile * w.most), source.take("int32_t", tile)
@@ -151,8 +149,8 @@ def _stride(g: Geometry, w: Coded) -> tuple[int, bool]:
     return (filled, False) if copy else (w.inputs, w.in_place)
 
 
-def _listed(source: Source, w: Coded) -> bool:
-    return w.sparse and w.stored < source.machine.most_listed * w.rows * w.inputs
+def _listed(w: Coded) -> bool:
+    return w.sparse and w.stored < MOST_LISTED * w.rows * w.inputs
 
 
 def _tile(g: Geometry, row_bytes: int) -> int:

@@ -16,6 +16,7 @@ from karui.program.program import Op
 
 WIDE, DEEP = 16, 4  # channels of a panel, inputs of a four
 MOST_FOURS = 0.75  # of a layer's: above, all of them are faster; a list costs a panel's weights being read by themselves
+FULL = 0.5  # of the weights in the fours that are left: where more are zero, an index of single weights takes fewer bytes
 SLACK = 4  # bytes behind the copy that a last four may read
 
 
@@ -61,7 +62,7 @@ def panels(source: Source, op: Op, w: Coded, n: Numbers, weight: str) -> None:
 def listed(source: Source, op: Op, n: Numbers) -> bool:
     """The same layer by the fours that each panel has, where those are few. False, and nothing is written, where they aren't."""
     f, there = n.fields, n.there
-    if there.mean() > MOST_FOURS:
+    if there.mean() > MOST_FOURS or np.count_nonzero(n.codes) < FULL * there.sum() * WIDE * DEEP:
         return False
     y, x, j = np.meshgrid(np.arange(f["runs_y"]), np.arange(f["runs_x"]), np.arange(f["fours"]), indexing="ij")
     places = (y * f["run_y"] + x * f["run_x"] + j * DEEP).reshape(-1)

@@ -11,7 +11,6 @@ class Machine:
 
     sets: the function of c_runtime that chooses, on the device, among the instruction sets that the program may use; None: portable C only.
     unsign: 128 where its instructions want inputs without a sign, else 0. most_code: the largest |weight| that they bear.
-    most_listed: the density of weights below which lists of single weights are faster than rows in full.
     """
 
     name: str
@@ -19,17 +18,16 @@ class Machine:
     sets: str | None = None
     unsign: int = 0
     most_code: int = 128
-    most_listed: float = 0.15  # docs/adr/0005; where there are no vectors, the best threshold was not measured
 
 
 MACHINES = {
     each.name: each
     for each in (
         Machine(name="portable", about="any processor: plain C99"),
-        Machine(name="x86-64-v3", about="PCs with AVX2", sets="k_set_v3", unsign=128, most_listed=0.05),
-        Machine(name="x86-64-v4", about="AVX-512 with VNNI, AVX2 where those are missing", sets="k_set_v4", unsign=128, most_listed=0.01),
-        Machine(name="pi4", about="Raspberry Pi 3 and 4, every 64-bit ARM: NEON", sets="k_set_neon", most_code=127, most_listed=0.05),
-        Machine(name="pi5", about="Raspberry Pi 5: dot products, NEON without them", sets="k_set_dot", most_code=127, most_listed=0.03),
+        Machine(name="x86-64-v3", about="PCs with AVX2", sets="k_set_v3", unsign=128),
+        Machine(name="x86-64-v4", about="AVX-512 with VNNI, AVX2 where those are missing", sets="k_set_v4", unsign=128),
+        Machine(name="pi4", about="Raspberry Pi 3 and 4, every 64-bit ARM: NEON", sets="k_set_neon", most_code=127),
+        Machine(name="pi5", about="Raspberry Pi 5: dot products, NEON without them", sets="k_set_dot", most_code=127),
     )
 }
 PORTABLE = MACHINES["portable"]
