@@ -1,4 +1,4 @@
-"""Peers: onnxruntime's static quantization of our float export, and NNCF's for OpenVINO, where that is installed."""
+"""Peers: onnxruntime's static quantization of our float export; NNCF's for OpenVINO and LiteRT's, where those are installed."""
 
 import tempfile
 import time
@@ -46,17 +46,9 @@ def static(network: Network, calibration: Part, folder: Path) -> tuple[Path, flo
 
 def openvino(network: Network, calibration: Part, folder: Path) -> Callable[[np.ndarray], Any]:
     """Its int8 network, one thread, for latency: call it with one sample. Raises ToolError where it isn't installed."""
-    try:
-        import nncf
-        import openvino as ov
-    except ImportError:
-        raise ToolError("OpenVINO isn't installed here; in an environment for benchmarks: pip install openvino nncf") from None
-    float_file = onnx_target.write(lower(network), folder).main
-    pictures = [batch.inputs[0].numpy() for batch in calibration.batches(1)]
-    made = nncf.quantize(ov.Core().read_model(str(float_file)), nncf.Dataset(pictures), subset_size=len(pictures))
-    core = ov.Core()
+    made, _ = nncf_static(network, calibration, folder)
     settings = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-    request = core.compile_model(made, "CPU", settings).create_infer_request()
+    request = _compiled(made, settings).create_infer_request()
 
     def once(x: np.ndarray) -> Any:
         return request.infer({0: x}, share_inputs=True, share_outputs=True)
@@ -64,15 +56,92 @@ def openvino(network: Network, calibration: Part, folder: Path) -> Callable[[np.
     return once
 
 
-def outputs(network: Network, calibration: Part, test: Part) -> tuple[Tensor, float]:
-    """Its answers for every sample, and the seconds that quantizing took."""
+def _compiled(model: Any, settings: dict[str, Any]) -> Any:
+    import openvino as ov
+
+    return ov.Core().compile_model(model, "CPU", settings)
+
+
+def nncf_static(network: Network, calibration: Part, folder: Path) -> tuple[Any, float]:
+    """NNCF's post-training quantization as it is out of the box. The network, and the seconds that quantizing took."""
+    try:
+        import nncf
+        import openvino as ov
+    except ImportError:
+        raise ToolError("OpenVINO isn't installed here; in an environment for benchmarks: pip install openvino nncf") from None
+    float_file = onnx_target.write(lower(network), folder).main
+    pictures = [batch.inputs[0].numpy() for batch in calibration.batches(1)]
+    start = time.perf_counter()
+    made = nncf.quantize(ov.Core().read_model(str(float_file)), nncf.Dataset(pictures), subset_size=len(pictures))
+    return made, time.perf_counter() - start
+
+
+def litert_static(network: Network, calibration: Part, folder: Path) -> tuple[Path, float]:
+    """ai-edge-quantizer's int8 weights and activations, of what litert-torch makes. The file, and the seconds that quantizing took."""
+    try:
+        import litert_torch
+        from ai_edge_quantizer import quantizer, recipe
+    except ImportError:
+        raise ToolError(
+            "LiteRT's quantizer isn't installed here; in an environment for benchmarks: pip install litert-torch ai-edge-quantizer"
+        ) from None
+    samples = [batch.inputs[0] for batch in calibration.batches(1)]
+    float_file, done = folder / "float.tflite", folder / "int8.tflite"
+    litert_torch.convert(network.module.eval(), (samples[0],)).export(str(float_file))
+    start = time.perf_counter()
+    worker = quantizer.Quantizer(str(float_file))
+    worker.load_quantization_recipe(recipe.static_wi8_ai8())
+    seen = worker.calibrate({"serving_default": [{"args_0": sample.numpy()} for sample in samples]})
+    worker.quantize(seen).export_model(str(done))
+    return done, time.perf_counter() - start
+
+
+Answers = Callable[[np.ndarray], np.ndarray]  # one sample's
+
+
+def _onnxruntime_answers(network: Network, calibration: Part, folder: Path) -> tuple[Answers, float]:
     import onnxruntime
 
+    file, spent = static(network, calibration, folder)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # without it 8-bit products saturate where there is no VNNI
+    session = onnxruntime.InferenceSession(str(file), options)
+    name = session.get_inputs()[0].name
+    return lambda x: np.asarray(session.run(None, {name: x})[0]), spent
+
+
+def _openvino_answers(network: Network, calibration: Part, folder: Path) -> tuple[Answers, float]:
+    made, spent = nncf_static(network, calibration, folder)
+    run = _compiled(made, {})
+    return lambda x: np.array(run(x)[0]), spent
+
+
+def _litert_answers(network: Network, calibration: Part, folder: Path) -> tuple[Answers, float]:
+    file, spent = litert_static(network, calibration, folder)
+    from ai_edge_litert.interpreter import Interpreter
+
+    run = Interpreter(model_path=str(file)).get_signature_runner()
+
+    def answers(x: np.ndarray) -> np.ndarray:
+        (found,) = run(args_0=x).values()
+        return np.array(found)
+
+    return answers, spent
+
+
+STATIC = {
+    "onnxruntime u8s8 static": _onnxruntime_answers,
+    "OpenVINO + NNCF": _openvino_answers,
+    "LiteRT + ai-edge-quantizer": _litert_answers,
+}
+
+
+def outputs(peer: str, network: Network, calibration: Part, test: Part) -> tuple[Tensor, float]:
+    """The answers for every sample of the int8 network that a peer of ``STATIC`` makes, and the seconds that quantizing took.
+
+    Raises ToolError where it isn't installed.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        file, spent = static(network, calibration, Path(scratch))
-        options = onnxruntime.SessionOptions()
-        options.add_session_config_entry("session.x64quantprecision", "1")  # without it 8-bit products saturate where there is no VNNI
-        session = onnxruntime.InferenceSession(str(file), options)
-        name = session.get_inputs()[0].name
-        found = [torch.from_numpy(session.run(None, {name: batch.inputs[0].numpy()})[0]) for batch in test.batches(1)]
+        answers, spent = STATIC[peer](network, calibration, Path(scratch))
+        found = [torch.from_numpy(answers(batch.inputs[0].numpy())) for batch in test.batches(1)]
     return torch.cat(found), spent

@@ -1,4 +1,5 @@
-"""Line 6: time and peak memory of each post-training method, each in a process of its own, beside onnxruntime's.
+"""Line 6: time and peak memory of each post-training method, each in a process of its own, beside onnxruntime's and
+NNCF's static quantization.
 
 EfficientNet-Lite0 with 50 photos, and a ResNet-50 of random weights with 16 pictures of noise. ``python -m benchmarks.quantize.cost SUBJECT
 METHOD`` measures one and prints seconds and megabytes.
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from benchmarks import peers
 from benchmarks.harness import Row, skipped
 from benchmarks.subjects import Subject, efficientnet_subject
 from karui.compress.quantize.int8 import Quantize
-from karui.data import Data
+from karui.data import Data, Part
 from karui.errors import DataError, ToolError
 from karui.finetune.phases import Phase, run_phases
 from karui.graph.doors.torch import capture
+from karui.graph.network import Network
 from karui.zoo.resnet import resnet50
 
 METHODS: dict[str, dict[str, Any] | None] = {
@@ -35,7 +37,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "GPTQ, int4": {"bits": 4, "rounding": "gptq"},
     "AdaRound, int4": {"bits": 4, "rounding": "adaround"},
 }
-PEER = "onnxruntime static"
+PEERS: dict[str, Callable[[Network, Part, Path], object]] = {"onnxruntime static": peers.static, "NNCF static": peers.nncf_static}
 SUBJECTS = ("efficientnet_lite0", "resnet50")
 SECONDS = 3600
 
@@ -43,7 +45,7 @@ SECONDS = 3600
 def rows(quick: bool) -> Iterator[Row]:
     """Every method on both networks."""
     for subject in SUBJECTS:
-        for method in (*METHODS, PEER):
+        for method in (*METHODS, *PEERS):
             command = [sys.executable, "-W", "ignore", "-m", "benchmarks.quantize.cost", subject, method]
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
             if done.returncode:
@@ -71,9 +73,9 @@ def main(name: str, method: str) -> None:
     """One method on one network."""
     subject = subject_of(name)
     start = time.perf_counter()
-    if method == PEER:
+    if method in PEERS:
         with tempfile.TemporaryDirectory() as scratch:
-            peers.static(subject.network, subject.data.calibration, Path(scratch))
+            PEERS[method](subject.network, subject.data.calibration, Path(scratch))
     elif (settings := METHODS[method]) is not None:
         run_phases(subject.network, subject.data, [Phase(techniques=(Quantize(samples=50, **settings),))])
     spent = time.perf_counter() - start

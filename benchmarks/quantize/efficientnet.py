@@ -3,7 +3,7 @@
 Every fifth photo calibrates. Settings are chosen inside that fifth: calibrated on 150 of them, the squared change of the scores measured
 on the other 50, one setting after the other. (The divergence would be the plainer choice, but a few photos make most of its mean: on 50 of
 them it orders the settings by chance.) What is chosen is calibrated on all 200, lowered, and its C program is run on the
-other 800. The fastest peer that installs here, onnxruntime's static quantization, has the same photos.
+other 800. The peers' static quantization has the same 200 photos, and the same 800.
 """
 
 import math
@@ -82,8 +82,13 @@ def compared(subject: Subject, *, halves: tuple[Data, Part], test: Part) -> Iter
         if value < least:
             least, chosen = value, {**chosen, **more}
     yield from _int8(subject, chosen, far, test)
-    outputs, spent = peers.outputs(network, subject.data.calibration, test)
-    yield from _figures("4 int8, onnxruntime u8s8 static", outputs, far, spent)
+    for peer in peers.STATIC:
+        try:
+            outputs, spent = peers.outputs(peer, network, subject.data.calibration, test)
+        except ToolError as reason:
+            yield skipped(f"4 int8, {peer}", str(reason))
+            continue
+        yield from _figures(f"4 int8, {peer}", outputs, far, spent)
     for name, settings in BITS4.items():
         start = time.perf_counter()
         made = quantized(network, subject.data, **{**chosen, "bits": 4, "weight_range": "mse", **settings})

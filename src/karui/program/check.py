@@ -67,7 +67,7 @@ def _check_tensor(tensor: Tensor) -> None:
         _need(tensor.dtype == "int8", f"{what}: {tensor.dtype} has no scale")
         _need(isfinite(quant.scale) and quant.scale > 0, f"{what}: scale {quant.scale} must be above 0 and finite")
     if isinstance(quant, Affine):
-        _need(type(quant.bits) is int and 2 <= quant.bits <= 8, f"{what}: bits {quant.bits}, expected 2 to 8")
+        _need(type(quant.bits) is int and 1 <= quant.bits <= 8, f"{what}: bits {quant.bits}, expected 1 to 8")
         low, high = -(1 << (quant.bits - 1)), (1 << (quant.bits - 1)) - 1
         good = type(quant.zero_point) is int and low <= quant.zero_point <= high
         _need(good, f"{what}: zero point {quant.zero_point}, expected {low} to {high}")

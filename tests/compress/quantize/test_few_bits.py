@@ -17,7 +17,7 @@ from karui.graph import edit
 from karui.graph.doors.torch import capture
 from karui.graph.network import Network
 from karui.lower import lower
-from karui.program import interpreter
+from karui.program import codec, interpreter
 from karui.program.program import AffineValues, SignValues
 from karui.search import scores
 from tests.compress.tiny import context, data, small, train
@@ -83,7 +83,7 @@ def test_ranges_of_few_codes(bits: int) -> None:
 def test_the_program_answers_as_the_network(techniques: tuple[Technique, ...]) -> None:
     on, network = data(), small()
     put(network, *techniques, on=on)
-    program = lower(network)
+    program = codec.decode(codec.encode(lower(network)))  # as a device's file has it
     batch = next(on.test.batches(32))
     ours = scores.outputs_of(program, interpreter.run(program, scores.feeds(program, batch)))[0]
     theirs = network(*batch.inputs)[0]
