@@ -120,11 +120,15 @@ def _litert_answers(network: Network, calibration: Part, folder: Path) -> tuple[
     file, spent = litert_static(network, calibration, folder)
     from ai_edge_litert.interpreter import Interpreter
 
-    run = Interpreter(model_path=str(file)).get_signature_runner()
+    run = Interpreter(model_path=str(file))
+    run.allocate_tensors()
+    (entry,), (end,) = run.get_input_details(), run.get_output_details()  # both are int8: its user has to scale
+    (fine, zero), (step, middle) = entry["quantization"], end["quantization"]
 
     def answers(x: np.ndarray) -> np.ndarray:
-        (found,) = run(args_0=x).values()
-        return np.array(found)
+        run.set_tensor(entry["index"], np.clip(np.round(x / fine) + zero, -128, 127).astype(np.int8))
+        run.invoke()
+        return (run.get_tensor(end["index"]).astype(np.float32) - middle) * np.float32(step)
 
     return answers, spent
 

@@ -25,6 +25,7 @@ from karui.finetune.training import Training
 from karui.graph.network import Network
 from karui.lower import lower
 from karui.run import host
+from karui.search.scores import program_scores
 
 ENDS = ("conv1", "fc")
 TRAINING = Training(batch_size=128, optimizer="adamw", lr=1e-3, weight_decay=0.0, channels_last=True)
@@ -55,7 +56,7 @@ def narrowed(name: str, data: Data, seeds: tuple[int, ...]) -> Iterator[Row]:
     epochs = f"{EPOCHS[name]} epoch" + "s" * (EPOCHS[name] > 1)
     case = f"2 {data.name}, {name}, {epochs}"
     controls = [control(name, data, seed) for seed in seeds]
-    whole = c_bytes(controls[0])
+    whole, _ = in_c(controls[0], data)
     yield _accuracy(f"{case}, float control", controls, data)
     yield Row(case=f"{case}, float control", figure="C program, code and all, -Os", value=whole, unit="B")
     for way in WAYS:
@@ -63,8 +64,9 @@ def narrowed(name: str, data: Data, seeds: tuple[int, ...]) -> Iterator[Row]:
             made = [narrow(name, data, way, seed, taught=taught) for seed in seeds]
             yield _accuracy(f"{case}, {way}" + ", taught" * taught, made, data)
             if not taught:
-                size = c_bytes(made[0])
+                size, accuracy = in_c(made[0], data)
                 yield Row(case=f"{case}, {way}", figure="C program, code and all, -Os", value=size, unit="B")
+                yield Row(case=f"{case}, {way}", figure="its test accuracy, of seed 0", value=accuracy, unit="%")
                 yield at_least(f"{case}, {way}", "float's bytes / its own", whole / size, 12, "x")
 
 
@@ -87,7 +89,10 @@ def _accuracy(case: str, networks: list[Network], data: Data) -> Row:
     return Row(case=case, figure="test accuracy", value=100 - errors.mean, unit="%", seeds=len(networks), spread=errors.spread)
 
 
-def c_bytes(network: Network) -> int:
-    """Of the compiled program: code, weights and tables; compiled for size, as one does for such a device."""
+def in_c(network: Network, data: Data) -> tuple[int, float]:
+    """Bytes of the compiled program (code, weights, tables; made for size, as one does for such a device), and its accuracy in per cent."""
+    program = lower(network)
     with TemporaryDirectory() as scratch:
-        return host.build(c_target.write(lower(network), Path(scratch)), flags=FOR_SIZE).bytes
+        library = host.build(c_target.write(program, Path(scratch)), flags=FOR_SIZE)
+        found = program_scores(library.run, program, data.test, data.metric)
+        return library.bytes, float(found.mean()) * data.metric.scale
