@@ -1,7 +1,7 @@
 """Every line of the benchmark in order."""
 
 from benchmarks.harness import main
-from benchmarks.quantize import binary, cost, deep, efficientnet, few_bits, properties, zoo_nets
+from benchmarks.quantize import binary, cost, deep, efficientnet, equalize, few_bits, properties, zoo_nets
 from benchmarks.quantize.kept import KEPT
 
 LINES = {
@@ -10,6 +10,7 @@ LINES = {
     "3": KEPT.unless_quick(deep.rows, "3"),
     "4": KEPT.unless_quick(efficientnet.rows, "4"),
     "5": KEPT.unless_quick(zoo_nets.rows, "5"),
+    "5b": KEPT.unless_quick(equalize.rows, "5b"),
     "6": KEPT.unless_quick(cost.rows, "6"),
     "7": properties.rows,
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Row, at_least, skipped
+from benchmarks.quantize.kept import KEPT
 from benchmarks.trainings import SEEDS, Errors, error, only, trained
 from karui import datasets, zoo
 from karui.compress.distill.hinton import Distill
@@ -64,6 +65,7 @@ def narrowed(name: str, data: Data, seeds: tuple[int, ...]) -> Iterator[Row]:
             made = [narrow(name, data, way, seed, taught=taught) for seed in seeds]
             yield _accuracy(f"{case}, {way}" + ", taught" * taught, made, data)
             if not taught:
+                KEPT.keep(f"{name}-{way}", made[0])
                 size, accuracy = in_c(made[0], data)
                 yield Row(case=f"{case}, {way}", figure="C program, code and all, -Os", value=size, unit="B")
                 yield Row(case=f"{case}, {way}", figure="its test accuracy, of seed 0", value=accuracy, unit="%")

@@ -2,4 +2,5 @@
 
 from benchmarks.kept import Kept
 
-KEPT = Kept(benchmark="quantize", lines={"lenet300-deep": "3", "lenet5-deep": "3"}, data={"3": "mnist"})
+WAYS = {f"resnet8-{way}": "2" for way in ("1w1a", "1w2a", "ternary")}
+KEPT = Kept(benchmark="quantize", lines=WAYS | {"lenet300-deep": "3", "lenet5-deep": "3"}, data={"2": "cifar-10", "3": "mnist"})
