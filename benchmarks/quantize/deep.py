@@ -1,7 +1,8 @@
 """Line 3: deep compression on MNIST: prune, share, code; the file that is left, and the C program that runs it.
 
-The dense networks and their controls are those of ``benchmarks.prune``, line 1. How many weights stay, and how many bits an index has, is
-chosen on validation, over three seeds: the smallest file whose error there is no more than 0.05 points above the dense control's.
+The dense networks are those of ``benchmarks.prune``, line 1. They teach what becomes of them: the pruned network, the shared one, and the
+dense control, which has the same phases of training. How many weights stay, and how many bits an index has, is chosen on validation, over
+three seeds: the smallest file whose error there is no more than 0.05 points above the dense control's.
 """
 
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ from benchmarks.prune.mnist import EPOCHS, RETRAIN, dense
 from benchmarks.quantize.kept import KEPT
 from benchmarks.trainings import SEEDS, Errors, error, only, trained
 from karui import datasets
+from karui.compress.distill.hinton import Distill
 from karui.compress.prune.weights import Prune
 from karui.compress.quantize.palette import Palette
+from karui.compress.technique import Technique
 from karui.data import Data
 from karui.errors import DataError
 from karui.export import c as c_target
@@ -34,11 +37,13 @@ from karui.program.program import CodebookValues, Dense, Program
 from karui.run import host
 from karui.search.scores import program_scores
 
-FACTORS = {"lenet300": (12, 16, 20, 25), "lenet5": (12, 20, 30, 40)}  # weights / those that stay
-WIDTHS = ((8, 5), (4, 4), (3, 3))  # bits of an index: of convolutions, of linear layers; the first is the paper's
+FACTORS = {"lenet300": (12, 16), "lenet5": (12, 20)}  # weights / those that stay
+WIDTHS = ((8, 5), (4, 4))  # bits of an index: of convolutions, of linear layers; the first is the paper's
 GOALS = {"lenet300": 40, "lenet5": 39}
-SHARE = Training(epochs=4, batch_size=128, optimizer="adamw", lr=2e-4, weight_decay=0.0, schedule="cosine", channels_last=True)
+SHARE = Training(epochs=8, batch_size=128, optimizer="adamw", lr=2e-4, weight_decay=0.0, schedule="cosine", channels_last=True)
+TAUGHT = Distill(alpha=0.5)
 ROOM = 0.05
+_SHARE = only(SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +73,14 @@ def rows(quick: bool) -> Iterator[Row]:
 def compressed(name: str, data: Data) -> Iterator[Row]:
     """Every way on validation, then the chosen one on the test set, and what each stage brings."""
     case, starts = f"3 mnist, {name}", [dense(name, data, seed) for seed in SEEDS]
-    retrain = replace(RETRAIN, epochs=EPOCHS[name][0])
-    controls = [trained(n, data, [only(retrain)], f"{_at(name, s)}/control", seed=s) for s, n in enumerate(starts)]
+    controls = [control(name, n, data, s) for s, n in enumerate(starts)]
     limit = mean(_invalid(n, data) for n in controls) + ROOM
     tried: dict[Choice, float] = {}
     for factor in FACTORS[name]:
-        pruned = [_pruned(name, factor, n, data, s) for s, n in enumerate(starts)]
+        sparse = [pruned(name, factor, n, data, s) for s, n in enumerate(starts)]
         for bits in WIDTHS:
             choice = Choice(factor=factor, bits=bits)
-            made = [_shared(name, choice, n, data, s) for s, n in enumerate(pruned)]
+            made = [shared(name, choice, n, data, s, teacher=starts[s]) for s, n in enumerate(sparse)]
             invalid, size = mean(_invalid(n, data) for n in made), mean(len(codec.encode(lower(n))) for n in made)
             yield Row(case=f"{case}, {choice.label}", figure="validation error", value=invalid, unit="%", goal=f"≤ {limit:.3f}", seeds=3)
             tried[choice] = size if invalid <= limit else size + 1e9
@@ -85,9 +89,9 @@ def compressed(name: str, data: Data) -> Iterator[Row]:
     control = mean(error(n, data) for n in controls)
     yield Row(case=f"{case}, dense control", figure="test error", value=control, unit="%", seeds=3)
     for choice in dict.fromkeys((paper, chosen)):
-        pruned = [_pruned(name, choice.factor, n, data, s) for s, n in enumerate(starts)]
-        made = [_shared(name, choice, n, data, s) for s, n in enumerate(pruned)]
-        yield from _stages(f"{case}, {choice.label}", starts[0], pruned[0], made[0])
+        sparse = [pruned(name, choice.factor, n, data, s) for s, n in enumerate(starts)]
+        made = [shared(name, choice, n, data, s, teacher=starts[s]) for s, n in enumerate(sparse)]
+        yield from _stages(f"{case}, {choice.label}", starts[0], sparse[0], made[0])
         errors = Errors(each=tuple(error(n, data) for n in made))
         best = choice == chosen
         size, whole = mean(len(codec.encode(lower(n))) for n in made), 4 * _numbers(starts[0])
@@ -100,19 +104,31 @@ def compressed(name: str, data: Data) -> Iterator[Row]:
             yield Row(case=label, figure="stretch: 100x", value=whole / size, unit="x", goal="≥ 100 (stretch)", seeds=3)
 
 
-def _pruned(name: str, factor: int, network: Network, data: Data, seed: int) -> Network:
-    training = replace(RETRAIN, epochs=EPOCHS[name][0])
-    phase = Phase(techniques=(Prune(sparsity=1 - 1 / factor, schedule="cubic"),), training=training)
+def control(name: str, network: Network, data: Data, seed: int) -> Network:
+    """The dense network after the phases that the others have, but for their techniques."""
+    return trained(
+        network, data, [replace(phase, techniques=(TAUGHT,)) for phase in (_retrain(name), _SHARE)], f"{_at(name, seed)}/control", seed=seed
+    )
+
+
+def pruned(name: str, factor: int, network: Network, data: Data, seed: int) -> Network:
+    """Pruned while it is trained."""
+    phase = replace(_retrain(name), techniques=(Prune(sparsity=1 - 1 / factor, schedule="cubic"), TAUGHT))
     return trained(network, data, [phase], f"{_at(name, seed)}/{factor}x", seed=seed)
 
 
-def _shared(name: str, choice: Choice, network: Network, data: Data, seed: int) -> Network:
+def shared(name: str, choice: Choice, network: Network, data: Data, seed: int, *, teacher: Network) -> Network:
+    """What pruning left, shared. teacher: the dense network."""
     wide, narrow = choice.bits
-    techniques = (Palette(bits=narrow, include=("fc*",)),)
+    techniques: tuple[Technique, ...] = (Palette(bits=narrow, include=("fc*",)), TAUGHT)
     if any(parameter.startswith("conv") for parameter in network.parameters()):
         techniques = (Palette(bits=wide, include=("conv*",)), *techniques)
-    phase = Phase(techniques=techniques, training=SHARE)
-    return trained(network, data, [phase], f"{_at(name, seed)}/deep-{choice.label}", seed=seed)
+    folder = f"{_at(name, seed)}/{choice.label}"
+    return trained(network, data, [replace(_SHARE, techniques=techniques)], folder, seed=seed, teacher=teacher)
+
+
+def _retrain(name: str) -> Phase:
+    return only(replace(RETRAIN, epochs=EPOCHS[name][0]))
 
 
 def _stages(case: str, start: Network, pruned: Network, shared: Network) -> Iterator[Row]:
@@ -164,4 +180,4 @@ def _numbers(network: Network) -> int:
 
 
 def _at(name: str, seed: int) -> str:
-    return f"mnist/{name}/{seed}"
+    return f"deep/{name}-{seed}"

@@ -49,11 +49,13 @@ mask.register_autograd(_mask_backward, setup_context=_mask_setup)
 def _per_index(value: Tensor, x: Tensor, axis: int | None) -> Tensor:
     """A scale or zero point in a shape that spreads over ``x``."""
     value = value.detach()
-    return value.reshape(()) if axis is None or value.numel() == 1 else value.reshape([-1 if d == axis % x.dim() else 1 for d in range(x.dim())])
+    if axis is None or value.numel() == 1:
+        return value.reshape(())
+    return value.reshape([-1 if d == axis % x.dim() else 1 for d in range(x.dim())])
 
 
 def _codes(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """``x / scale + zero_point`` before rounding, and both as they spread. Plain vectorized passes: torch's own kernel takes ten times as long."""
+    """``x / scale``, and scale and zero point as they spread. Plain vectorized passes: torch's own kernel takes ten times as long."""
     step, zero = _per_index(scale, x, axis), _per_index(zero_point, x, axis)
     return x.detach() / step, step, zero
 

@@ -119,8 +119,8 @@ class Stochastic(Binary):
         for name, value in self.values.items():
             weight = self.network.get(name).detach()
             self.real[name] = weight.clone()
-            noise = torch.rand(weight.shape).to(weight.device) * 2 - 1  # drawn on the CPU: the same on each device
-            weight.copy_(torch.where(weight / self.limits[name] + noise >= 0, value, -value))
+            drawn = torch.rand(weight.shape).mul_(2).sub_(1).mul_(self.limits[name])  # on the CPU: the same on each device
+            torch.copysign(torch.tensor(value, device=weight.device), drawn.to(weight.device).add_(weight), out=weight)
         return False
 
     def after_backward(self, progress: float) -> None:
