@@ -11,6 +11,7 @@ LINES = {
     "4": KEPT.unless_quick(efficientnet.rows, "4"),
     "5": KEPT.unless_quick(zoo_nets.rows, "5"),
     "5b": KEPT.unless_quick(equalize.rows, "5b"),
+    "5c": KEPT.unless_quick(zoo_nets.over_seeds, "5c"),
     "6": KEPT.unless_quick(cost.rows, "6"),
     "7": properties.rows,
 }
