@@ -5,7 +5,8 @@ from benchmarks.quantize import binary, cost, deep, efficientnet, equalize, few_
 from benchmarks.quantize.kept import KEPT
 
 LINES = {
-    "1": KEPT.unless_quick(binary.rows, "1"),
+    "1": KEPT.unless_quick(binary.on_mnist, "1"),
+    "1b": KEPT.unless_quick(binary.on_cifar, "1b"),
     "2": KEPT.unless_quick(few_bits.rows, "2"),
     "3": KEPT.unless_quick(deep.rows, "3"),
     "4": KEPT.unless_quick(efficientnet.rows, "4"),

@@ -1,4 +1,4 @@
-"""Line 1: BinaryConnect against the same networks in floats; no regularizer in any. Epoch and weights are the last ones'.
+"""Lines 1 and 1b: BinaryConnect against the same networks in floats; no regularizer in any. Epoch and weights are the last ones'.
 
 The paper's recipes, smaller. MNIST, permutation-invariant: 3 hidden layers of 512 units (1,024 there), 60 epochs (1,000 there), batches of
 100, Adam, squared hinge loss, the rate falling exponentially; three seeds. CIFAR-10: the paper's VGG-like network with a quarter of
@@ -37,14 +37,8 @@ CHANNELS = (32, 64, 128)
 PUBLISHED = {"float": "BinaryConnect, table 2: 1.30 ± 0.04", "deterministic": "1.29 ± 0.08", "stochastic": "1.18 ± 0.04"}
 
 
-def rows(quick: bool) -> Iterator[Row]:
-    """Each way's mean test error, and how far the binary ones are from the floats."""
-    yield from on_mnist()
-    yield from on_cifar()
-
-
-def on_mnist() -> Iterator[Row]:
-    """All three ways, over three seeds."""
+def on_mnist(quick: bool) -> Iterator[Row]:
+    """Line 1: all three ways, over three seeds: the mean test error, and how far the binary ones are from the floats."""
     try:
         data = replace(datasets.load("mnist", augment=False), loss=squared_hinge)
     except DataError as reason:
@@ -60,17 +54,17 @@ def on_mnist() -> Iterator[Row]:
             yield at_most(case, "test error - float's", gap, 0.1, "points", peer="float", seeds=3, spread=found[way].spread)
 
 
-def on_cifar() -> Iterator[Row]:
-    """The float network and the deterministic way, whose weights are binary on the device too."""
+def on_cifar(quick: bool) -> Iterator[Row]:
+    """Line 1b: the float network and the deterministic way, whose weights are binary on the device too."""
     try:
         data = replace(datasets.load("cifar-10"), loss=squared_hinge)
     except DataError as reason:
-        yield skipped("1 cifar-10", str(reason))
+        yield skipped("1b cifar-10", str(reason))
         return
     found = {}
     for way in ("float", "deterministic"):
         found[way] = error(trained_vgg(data, way), data)
-        case = f"1 cifar-10, VGG-like of {CHANNELS[0]} to {CHANNELS[-1]} channels, {VGG_TRAINING.epochs} epochs, {way}"
+        case = f"1b cifar-10, VGG-like of {CHANNELS[0]} to {CHANNELS[-1]} channels, {VGG_TRAINING.epochs} epochs, {way}"
         yield Row(case=case, figure="test error", value=found[way], unit="%")
     yield at_most(case, "test error - float's", found["deterministic"] - found["float"], 1.5, "points", peer="float")
 

@@ -1,8 +1,8 @@
 """Line 2: ResNet-8 (three seeds) and ResNet-20 (one) in one and two bits, with and without a teacher, and the whole C program's bytes.
 
 First and last layers keep 8 bits, as in the literature; so does what shortcuts carry. All ways, and the float control, start from the zoo's
-weights and have the same training, which is what two cores have time for: two epochs of ResNet-8, half of one of ResNet-20. Papers take
-some hundred: set EPOCHS, and amp on a GPU or a processor that multiplies bfloat16.
+weights and have the same training: what two cores have time for, two epochs of ResNet-8, a quarter of one of ResNet-20. Papers take some
+hundred: set EPOCHS, and amp on a GPU or a processor that multiplies bfloat16.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ from karui.search.scores import program_scores
 
 ENDS = ("conv1", "fc")
 TRAINING = Training(batch_size=128, optimizer="adamw", lr=1e-3, weight_decay=0.0, channels_last=True)
-EPOCHS = {"resnet8": 2, "resnet20_cifar10": 0.5}
+EPOCHS = {"resnet8": 2, "resnet20_cifar10": 0.25}
 NETWORKS = {"resnet8": SEEDS, "resnet20_cifar10": SEEDS[:1]}
 FOR_SIZE = ("-Os", "-fPIC")
 EDGES = Quantize(include=ENDS)
