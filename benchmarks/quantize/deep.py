@@ -1,8 +1,9 @@
 """Line 3: deep compression on MNIST: prune, share, code; the file that is left, and the C program that runs it.
 
-The dense networks are those of ``benchmarks.prune``, line 1. They teach what becomes of them: the pruned network, the shared one, and the
-dense control, which has the same phases of training. How many weights stay, and how many bits an index has, is chosen on validation, over
-three seeds: the smallest file whose error there is no more than 0.05 points above the dense control's.
+The dense networks are those of ``benchmarks.prune``, line 1; their controls have the same phases of training as what is compressed. How
+many weights stay, and how many bits an index has, is chosen on validation, over three seeds: the smallest file whose error there is no more
+than 0.05 points above the dense control's; if none is, that of the least error. Being taught by the dense network was tried (half of the
+loss): on validation LeNet-300-100 lost by it, compressed or not.
 """
 
 from collections.abc import Iterator
@@ -18,10 +19,8 @@ from benchmarks.prune.mnist import EPOCHS, RETRAIN, dense
 from benchmarks.quantize.kept import KEPT
 from benchmarks.trainings import SEEDS, Errors, error, only, trained
 from karui import datasets
-from karui.compress.distill.hinton import Distill
 from karui.compress.prune.weights import Prune
 from karui.compress.quantize.palette import Palette
-from karui.compress.technique import Technique
 from karui.data import Data
 from karui.errors import DataError
 from karui.export import c as c_target
@@ -37,13 +36,11 @@ from karui.program.program import CodebookValues, Dense, Program
 from karui.run import host
 from karui.search.scores import program_scores
 
-FACTORS = {"lenet300": (12, 16), "lenet5": (12, 20)}  # weights / those that stay
-WIDTHS = ((8, 5), (4, 4))  # bits of an index: of convolutions, of linear layers; the first is the paper's
+FACTORS = {"lenet300": (12, 16, 20, 25), "lenet5": (12, 20, 30)}  # weights / those that stay
+WIDTHS = ((8, 5), (4, 4), (3, 3))  # bits of an index: of convolutions, of linear layers; the first is the paper's
 GOALS = {"lenet300": 40, "lenet5": 39}
-SHARE = Training(epochs=8, batch_size=128, optimizer="adamw", lr=2e-4, weight_decay=0.0, schedule="cosine", channels_last=True)
-TAUGHT = Distill(alpha=0.5)
+SHARE = Training(epochs=4, batch_size=128, optimizer="adamw", lr=2e-4, weight_decay=0.0, schedule="cosine", channels_last=True)
 ROOM = 0.05
-_SHARE = only(SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,29 +72,29 @@ def compressed(name: str, data: Data) -> Iterator[Row]:
     case, starts = f"3 mnist, {name}", [dense(name, data, seed) for seed in SEEDS]
     controls = [control(name, n, data, s) for s, n in enumerate(starts)]
     limit = mean(_invalid(n, data) for n in controls) + ROOM
-    tried: dict[Choice, float] = {}
+    tried: dict[Choice, tuple[bool, float]] = {}
     for factor in FACTORS[name]:
         sparse = [pruned(name, factor, n, data, s) for s, n in enumerate(starts)]
         for bits in WIDTHS:
             choice = Choice(factor=factor, bits=bits)
-            made = [shared(name, choice, n, data, s, teacher=starts[s]) for s, n in enumerate(sparse)]
+            made = [shared(name, choice, n, data, s) for s, n in enumerate(sparse)]
             invalid, size = mean(_invalid(n, data) for n in made), mean(len(codec.encode(lower(n))) for n in made)
             yield Row(case=f"{case}, {choice.label}", figure="validation error", value=invalid, unit="%", goal=f"≤ {limit:.3f}", seeds=3)
-            tried[choice] = size if invalid <= limit else size + 1e9
+            tried[choice] = (False, size) if invalid <= limit else (True, invalid)
     chosen = min(tried, key=lambda choice: tried[choice])
     paper = Choice(factor=12, bits=WIDTHS[0])
-    control = mean(error(n, data) for n in controls)
-    yield Row(case=f"{case}, dense control", figure="test error", value=control, unit="%", seeds=3)
+    dense_error = mean(error(n, data) for n in controls)
+    yield Row(case=f"{case}, dense control", figure="test error", value=dense_error, unit="%", seeds=3)
     for choice in dict.fromkeys((paper, chosen)):
         sparse = [pruned(name, choice.factor, n, data, s) for s, n in enumerate(starts)]
-        made = [shared(name, choice, n, data, s, teacher=starts[s]) for s, n in enumerate(sparse)]
+        made = [shared(name, choice, n, data, s) for s, n in enumerate(sparse)]
         yield from _stages(f"{case}, {choice.label}", starts[0], sparse[0], made[0])
         errors = Errors(each=tuple(error(n, data) for n in made))
         best = choice == chosen
         size, whole = mean(len(codec.encode(lower(n))) for n in made), 4 * _numbers(starts[0])
         label = f"{case}, {choice.label}" + (", chosen" if best else ", the paper's bits")
         yield at_least(label, "float32 weights / file", whole / size, GOALS[name], "x", peer="Han et al. 2016", seeds=3)
-        yield at_most(label, "test error - control's", errors.mean - control, ROOM, "points", seeds=3, spread=errors.spread)
+        yield at_most(label, "test error - control's", errors.mean - dense_error, ROOM, "points", seeds=3, spread=errors.spread)
         yield from _in_c(label, made[0], data)
         if best:
             KEPT.keep(f"{name}-deep", made[0])
@@ -105,26 +102,24 @@ def compressed(name: str, data: Data) -> Iterator[Row]:
 
 
 def control(name: str, network: Network, data: Data, seed: int) -> Network:
-    """The dense network after the phases that the others have, but for their techniques."""
-    return trained(
-        network, data, [replace(phase, techniques=(TAUGHT,)) for phase in (_retrain(name), _SHARE)], f"{_at(name, seed)}/control", seed=seed
-    )
+    """The dense network after both phases' training."""
+    return trained(network, data, [_retrain(name), only(SHARE)], f"{_at(name, seed)}/control", seed=seed)
 
 
 def pruned(name: str, factor: int, network: Network, data: Data, seed: int) -> Network:
     """Pruned while it is trained."""
-    phase = replace(_retrain(name), techniques=(Prune(sparsity=1 - 1 / factor, schedule="cubic"), TAUGHT))
+    phase = replace(_retrain(name), techniques=(Prune(sparsity=1 - 1 / factor, schedule="cubic"),))
     return trained(network, data, [phase], f"{_at(name, seed)}/{factor}x", seed=seed)
 
 
-def shared(name: str, choice: Choice, network: Network, data: Data, seed: int, *, teacher: Network) -> Network:
-    """What pruning left, shared. teacher: the dense network."""
+def shared(name: str, choice: Choice, network: Network, data: Data, seed: int) -> Network:
+    """What pruning left, shared."""
     wide, narrow = choice.bits
-    techniques: tuple[Technique, ...] = (Palette(bits=narrow, include=("fc*",)), TAUGHT)
+    techniques = (Palette(bits=narrow, include=("fc*",)),)
     if any(parameter.startswith("conv") for parameter in network.parameters()):
         techniques = (Palette(bits=wide, include=("conv*",)), *techniques)
-    folder = f"{_at(name, seed)}/{choice.label}"
-    return trained(network, data, [replace(_SHARE, techniques=techniques)], folder, seed=seed, teacher=teacher)
+    phase = Phase(techniques=techniques, training=SHARE)
+    return trained(network, data, [phase], f"{_at(name, seed)}/{choice.label}", seed=seed)
 
 
 def _retrain(name: str) -> Phase:
