@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from karui import evidence
+from karui.budget import Cost
 from karui.graph.doors.torch import capture
 from karui.lower import lower
 from karui.program.interpreter import run
-from karui.search.trial import figure
+from karui.search.trial import Trial, figure
 from karui.testing.subjects import small_inputs, small_programs
 
 
@@ -20,6 +21,14 @@ from karui.testing.subjects import small_inputs, small_programs
 )
 def test_figures(value: float, text: str) -> None:
     assert figure(value) == text
+
+
+def test_a_choice_of_bits_is_told() -> None:
+    told = {"bits": {"fc": 4}, "frontier": [[0.5, 0.2], [1.0, 0.0]], "chosen": [0.6, 0.1]}
+    trial = Trial(name="a", why="", phases=(), cost=Cost(), facts=({"facts": [{"weights": 3}]}, {"facts": [told, {"teacher": 1}]}))
+    found = evidence.frontier(trial)
+    assert [(t.share, t.harm) for t in found] == [(0.5, 0.2), (1.0, 0.0), (0.6, 0.1)]
+    assert evidence.frontier(None) == evidence.frontier(replace(trial, facts=())) == []
 
 
 class Both(nn.Module):

@@ -28,6 +28,7 @@ from karui.report.record import (
     Record,
     Standing,
     Step,
+    Trade,
     VerdictFacts,
 )
 from karui.run import measure
@@ -89,6 +90,7 @@ def gather(setting: Setting, before: Side, after: Side | None, trials: Sequence[
         final = standing(after, ours, setting, best.validation)
         change = accuracy.difference(scores, ours, scale=data.metric.scale)
     held = parity(after or before, data)
+    bits = frontier(best)
     return Record(
         name=setting.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -108,6 +110,8 @@ def gather(setting: Setting, before: Side, after: Side | None, trials: Sequence[
         final=final,
         layers=layers(before, after),
         history=[point for t in trials for point in points(t)],
+        frontier=bits[:-1],
+        bits_chosen=bits[-1] if bits else None,
         steps=steps(best),
         parity=held,
         bench=bench({"float": before.built} | ({"compressed": after.built} if after else {})),
@@ -187,6 +191,12 @@ def points(trial: Trial) -> list[Point]:
         for number, phase in enumerate(trial.facts)
         for e in phase["history"]["epochs"]
     ]
+
+
+def frontier(best: Trial | None) -> list[Trade]:
+    """Where the winner's last phase of mixed bits could have been, from the fewest bytes to the most, then where it is; else nothing."""
+    told = [fact for phase in (best.facts if best else ()) for fact in phase["facts"] if {"frontier", "chosen"} <= fact.keys()]
+    return [Trade(share=share, harm=harm) for share, harm in (*told[-1]["frontier"], told[-1]["chosen"])] if told else []
 
 
 def steps(best: Trial | None) -> list[Step]:

@@ -112,6 +112,8 @@ def sample() -> dict[str, Any]:
             for n, op, p, m, s, b, a, z, bits in LAYERS
         ],
         "history": _history(),
+        "frontier": [{"share": share, "harm": 0.4 * (1 - share) ** 3} for share in (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)],
+        "bits_chosen": {"share": 0.52, "harm": 0.05},
         "steps": [
             {
                 "what": "Captured lenet5 as one graph of 12 ops.",

@@ -85,9 +85,18 @@ def test_a_bare_record_still_makes_a_page() -> None:
     assert "Outside the budget" in found.text and "svg" not in found.tags
 
 
-@pytest.mark.parametrize("key", ["baseline", "final", "control", "candidates", "layers", "history", "steps", "bench", "winner", "budget"])
+@pytest.mark.parametrize(
+    "key",
+    ["baseline", "final", "control", "candidates", "layers", "history", "steps", "bench", "winner", "budget", "frontier", "bits_chosen"],
+)
 def test_any_part_may_be_missing(key: str) -> None:
     outline({name: value for name, value in sample().items() if name != key})
+
+
+def test_the_choice_of_bits_is_a_picture() -> None:
+    found = outline(sample())
+    assert "Bits, layer by layer" in found.text and "chosen: 52 % of the bytes, harm 0.05" in found.text
+    assert "Bits, layer by layer" not in outline({name: value for name, value in sample().items() if name != "frontier"}).text
 
 
 def test_names_can_not_break_out() -> None:

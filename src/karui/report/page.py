@@ -62,6 +62,7 @@ def html(facts: Record | Mapping[str, Any]) -> str:
         interval=_interval(record),
         layers=layer_rows(record),
         candidates=Markup(plots.candidates(record)),  # noqa: S704 (plots escapes what it is given)
+        frontier=Markup(plots.frontier(record)),  # noqa: S704
         curves=Markup(plots.curves(record)),  # noqa: S704
     )
 

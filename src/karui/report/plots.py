@@ -1,4 +1,4 @@
-"""Two pictures as SVG text: the candidates (size against score), and the training curves. Colours are the page's CSS classes."""
+"""Pictures as SVG text: candidates (size against score), bits (bytes against harm), training curves. Colours are the page's CSS classes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -141,6 +141,29 @@ def _dot(number: int, candidate: Candidate, x: Axis, y: Axis, record: Record) ->
         f'<g class="dot {kind}"><title>{escape(label)}</title><circle cx="{cx:.1f}" cy="{cy:.1f}" r="11"/>'
         f'<text x="{cx:.1f}" y="{cy + 4:.1f}" text-anchor="middle">{number}</text></g>'
     )
+
+
+# ── Bits, layer by layer ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def frontier(record: Record) -> str:
+    """The share of the bytes against the harm of the best choice of bits for it, and what was chosen; '' where bits weren't chosen."""
+    if not record.frontier:
+        return ""
+    shown = [*record.frontier, *([record.bits_chosen] if record.bits_chosen else [])]
+    x = Axis(low=0.0, high=100.0, start=LEFT, stop=WIDTH - RIGHT)
+    y = Axis(low=0.0, high=max(t.harm for t in shown) * 1.08 or 1.0, start=HEIGHT - BOTTOM, stop=TOP)
+    parts = _grid(
+        x, y, _tick_labels(x.ticks()), _tick_labels(y.ticks()), ("% of the weights' bytes at the widest", "harm: divergence, added up")
+    )
+    path = " ".join(f"{x.at(100 * t.share):.1f},{y.at(t.harm):.1f}" for t in record.frontier)
+    parts.append(f'<polyline class="curve strong" points="{path}"/>')
+    for trade in shown:
+        kind = "winner" if trade is record.bits_chosen else "fits"
+        label = f"{'chosen: ' if kind == 'winner' else ''}{words.percent(trade.share)} of the bytes, harm {trade.harm:.3g}"
+        at = f'cx="{x.at(100 * trade.share):.1f}" cy="{y.at(trade.harm):.1f}"'
+        parts.append(f'<g class="dot {kind}"><title>{escape(label)}</title><circle {at} r="{7 if kind == "winner" else 4}"/></g>')
+    return _svg("Bits, layer by layer", f"{len(record.frontier)} best choices by bytes and harm, and the one that was made", parts)
 
 
 # ── Training curves ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

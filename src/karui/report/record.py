@@ -146,6 +146,13 @@ class Point(Facts):
     lr: Number = None
 
 
+class Trade(Facts):
+    """One choice of bits for each layer. share: of the bytes that weights take at their greatest width. harm: what that does, added up."""
+
+    share: float
+    harm: float
+
+
 class Step(Facts):
     """What was done, and why."""
 
@@ -177,7 +184,8 @@ class Record(Facts):
 
     created: ISO 8601. seconds: the run's own time. data_sizes: part → samples. baseline: the network as it came;
     control: the network after the same extra training, uncompressed; final: the winner. change: final − baseline, over paired samples.
-    artefacts: target → path, relative to the run.
+    artefacts: target → path, relative to the run. frontier: where bits were chosen layer by layer, the best choice for each share of the
+    bytes; bits_chosen: the winner's.
     """
 
     format_version: int = FORMAT_VERSION
@@ -201,6 +209,8 @@ class Record(Facts):
     final: Standing = Standing()
     layers: list[Layer] = []
     history: list[Point] = []
+    frontier: list[Trade] = []
+    bits_chosen: Trade | None = None
     steps: list[Step] = []
     parity: list[Parity] = []
     bench: list[Bench] = []

@@ -84,6 +84,8 @@ def test_a_network_gets_its_bits_within_the_bytes(share: float) -> None:
         values = lower(network).weights[name].values
         assert isinstance(values, AffineValues) and values.bits == bits
     assert facts["frontier"][0][0] < share + 0.3
+    assert facts["chosen"][0] <= share * (1 + 1e-9)
+    assert facts["frontier"][0][1] >= facts["chosen"][1] >= facts["frontier"][-1][1]
 
 
 def test_it_lies_between_few_bits_everywhere_and_many() -> None:

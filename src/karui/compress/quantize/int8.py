@@ -127,7 +127,8 @@ class Quantize(Technique):
         batches = list(first(context.data.calibration, min(self.samples, SENSITIVITY_SAMPLES)))
         found = mixed.measured(network, layers, self._choices, batches)
         widths = mixed.spent(found, self.bytes)
-        return widths, {"bits": widths, "frontier": [list(point) for point in mixed.frontier(found)]}
+        told = {"frontier": [list(point) for point in mixed.frontier(found)], "chosen": list(mixed.cost(found, widths))}
+        return widths, {"bits": widths, **told}
 
     def _on_activations(self, network: Network, context: Context, readers: set[fx.Node]) -> tuple[str, ...]:
         """Observe values and put quantizers on them, with ``activation_bits`` for what ``readers`` read; returns their scales' names."""

@@ -101,12 +101,14 @@ def spent(layers: Mapping[str, Measured], share: float) -> dict[str, int]:
 
 
 def frontier(layers: Mapping[str, Measured], points: int = 12) -> list[tuple[float, float]]:
-    """(share of the bytes at the greatest width, harm added up) of the best choices, from the narrowest to the widest."""
+    """``cost`` of the best choices, from the narrowest to the widest."""
     whole = sum(max(each.bytes.values()) for each in layers.values())
     least = sum(min(each.bytes.values()) for each in layers.values())
-    found = []
-    for share in np.linspace(least / whole, 1.0, points):
-        widths = spent(layers, float(share))
-        size = sum(layers[name].bytes[bits] for name, bits in widths.items())
-        found.append((size / whole, sum(layers[name].harm[bits] for name, bits in widths.items())))
-    return found
+    return [cost(layers, spent(layers, float(share))) for share in np.linspace(least / whole, 1.0, points)]
+
+
+def cost(layers: Mapping[str, Measured], widths: Mapping[str, int]) -> tuple[float, float]:
+    """(share of the bytes at the greatest width, harm added up) of one choice."""
+    whole = sum(max(each.bytes.values()) for each in layers.values())
+    size = sum(layers[name].bytes[bits] for name, bits in widths.items())
+    return size / whole, sum(layers[name].harm[bits] for name, bits in widths.items())
