@@ -93,6 +93,29 @@ def test_drawn_weights_have_the_published_probability() -> None:
     torch.testing.assert_close(ups / 2000, ((real / 0.5 + 1) / 2).clamp(0, 1), atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize("resumes", [False, True])
+def test_drawn_weights_learn_at_the_scaled_rate_around_their_mean(resumes: bool) -> None:
+    """The real weights lie within ±H, are the mean of what is drawn, and move by the optimizer's step divided by Glorot's coefficient."""
+    network = capture(nn.Linear(20, 30, bias=False), torch.randn(2, 20))
+    start = network.get("weight").detach().clone()
+    attached = BinaryConnect(stochastic=True, H=1.0).attach(network, context(network, steps=10))
+    c = coefficient(start, None)
+    real = (start / c).clamp(-1, 1)
+    for step in range(10):
+        attached.step(step / 10)
+        assert torch.equal(network.get("weight").detach().abs(), torch.ones(30, 20))
+        attached.after_backward(step / 10)
+        torch.testing.assert_close(network.get("weight").detach(), real)
+        update = torch.randn(30, 20) * 0.01
+        network.get("weight").detach().add_(update)
+        real = (real + update / c).clamp(-1, 1)
+        if resumes:
+            told, kept = attached.state(), network.get("weight").detach().clone()
+            attached = BinaryConnect(stochastic=True, H=1.0).attach(network, context(network, steps=10))
+            network.get("weight").detach().copy_(kept)
+            attached.load_state(told)
+
+
 @pytest.mark.parametrize(("test_weights", "binary"), [(None, False), ("real", False), ("binary", True)])
 def test_what_a_stochastic_training_ends_with(test_weights, binary: bool) -> None:
     network, on = small(), data()

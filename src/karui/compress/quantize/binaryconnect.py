@@ -1,6 +1,7 @@
 """Weights of −H and +H while training goes on."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -27,8 +28,8 @@ class BinaryConnect(Technique):
     stochastic: +H with the probability ``clip((w / c + 1) / 2, 0, 1)`` (eq. 2), drawn anew each step; else the sign (eq. 1). H: the two
     values; None: Glorot's coefficient ``sqrt(1.5 / (inputs + outputs))`` of each layer, which keeps signals about their size. scale_lr:
     real weights learn at the learning rate divided by that coefficient, as §2.5 has it for Adam; to clip them at c = the coefficient
-    instead of c = H is the same, and done. test_weights: what the network ends with (§2.6): "binary", the sign; "real", the real weights,
-    which the paper takes where they were trained stochastically, and which are no smaller; None: as the paper.
+    instead of c = H is the same, and done for signs. test_weights: what the network ends with (§2.6): "binary", the sign; "real", the real
+    weights, which the paper takes where they were trained stochastically, and which are no smaller; None: as the paper.
     include, exclude: patterns over names.
     """
 
@@ -107,19 +108,33 @@ class Deterministic(Binary):
 
 
 class Stochastic(Binary):
-    """Drawn weights lie in the network from a step's beginning to its gradients, the real ones at all other times."""
+    """Drawn weights lie in the network from a step's beginning to its gradients, the real ones at all other times.
+
+    Those lie in −H … H, so that they are the mean of what is drawn (eq. 2) and the network can be judged with them at any time; hence the
+    learning rate is scaled for once: what the optimizer moved is multiplied at the beginning of the next step. (The last one's isn't: by
+    then early stopping may have put other weights into the network.)
+    """
 
     def __init__(self, settings: BinaryConnect, network: Network, values: dict[str, float], limits: dict[str, float]) -> None:
-        super().__init__(settings, network, values, limits)
+        self.gains = {name: values[name] / limits[name] for name in values}
+        for name, gain in self.gains.items():
+            if gain != 1:
+                network.get(name).detach().mul_(gain)  # begins where weights that are clipped at c would
+        super().__init__(settings, network, values, dict(values))
         self.real: dict[str, Tensor] = {}
+        self.moved_from: dict[str, Tensor] = {}
 
     def step(self, progress: float) -> bool:
-        """Draw."""
+        """Scale the last update, then draw."""
+        for name, start in self.moved_from.items():
+            weight = self.network.get(name).detach()
+            weight.copy_(torch.lerp(start, weight, self.gains[name]))
+        self.moved_from = {}
         self.clip()
         for name, value in self.values.items():
             weight = self.network.get(name).detach()
             self.real[name] = weight.clone()
-            drawn = torch.rand(weight.shape).mul_(2).sub_(1).mul_(self.limits[name])  # on the CPU: the same on each device
+            drawn = torch.rand(weight.shape).mul_(2).sub_(1).mul_(value)  # on the CPU: the same on each device
             torch.copysign(torch.tensor(value, device=weight.device), drawn.to(weight.device).add_(weight), out=weight)
         return False
 
@@ -127,7 +142,16 @@ class Stochastic(Binary):
         """The real weights take the gradient of the drawn ones."""
         for name, real in self.real.items():
             self.network.get(name).detach().copy_(real)
+        self.moved_from = {name: real for name, real in self.real.items() if self.gains[name] != 1}
         self.real = {}
+
+    def state(self) -> dict[str, Any]:
+        """From where the last update moved."""
+        return dict(self.moved_from)
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse."""
+        self.moved_from = {name: start.to(self.network.get(name).device) for name, start in state.items()}
 
     def finish(self) -> dict[str, Any]:
         """Binary weights where they are to stay."""
