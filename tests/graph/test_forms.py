@@ -84,6 +84,21 @@ def test_fake_quantize_gradients(axis: int | None) -> None:
     torch.testing.assert_close(scale.grad, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("axis", [None, 0])
+def test_half_precision_is_quantized_in_single(axis: int | None) -> None:
+    """What mixed precision gives it: the dtype stays, and codes are those of the same numbers in float32."""
+    x = (3 * weight(grad=False)).to(torch.bfloat16)
+    half, single = x.clone().requires_grad_(), x.float().requires_grad_()
+    scale = torch.tensor(0.0173) if axis is None else torch.tensor([0.0173, 0.01, 0.02, 0.03])
+    rest = (scale, torch.zeros_like(scale, dtype=torch.int32), -128, 127, axis)
+    y, expected = K.fake_quantize(half, *rest), K.fake_quantize(single, *rest)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, expected.to(torch.bfloat16))
+    y.sum().backward()
+    expected.sum().backward()
+    assert torch.equal(half.grad.float(), single.grad)
+
+
 def test_learned_and_fixed_scales_give_the_same_values() -> None:
     x, scale = weight(grad=False), torch.tensor(0.0173)
     fixed = K.fake_quantize(x, scale, torch.tensor(0.0), -127, 127, None)

@@ -55,9 +55,12 @@ def _per_index(value: Tensor, x: Tensor, axis: int | None) -> Tensor:
 
 
 def _codes(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """``x / scale``, and scale and zero point as they spread. Plain vectorized passes: torch's own kernel takes ten times as long."""
+    """``x / scale``, and scale and zero point as they spread; of half precision in single, as a device counts.
+
+    Plain vectorized passes: torch's own kernel takes ten times as long.
+    """
     step, zero = _per_index(scale, x, axis), _per_index(zero_point, x, axis)
-    return x.detach() / step, step, zero
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32)) / step, step, zero
 
 
 @torch.library.custom_op("karui::fake_quantize", mutates_args=())
@@ -70,7 +73,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax:
     greatest whole number above zero, qmax − zero_point.
     """
     codes, step, zero = _codes(x, scale, zero_point, axis)
-    return codes.round_().add_(zero).clamp_(qmin, qmax).sub_(zero).mul_(step)
+    return codes.round_().add_(zero).clamp_(qmin, qmax).sub_(zero).mul_(step).to(x.dtype)
 
 
 @fake_quantize.register_fake
@@ -84,7 +87,7 @@ def fake_quantize_backward(
 ) -> Tensor:
     """``grad`` where ``x`` lies inside the range, else zero. An op of its own, so that ``torch.compile`` need not look into it."""
     codes, _, zero = _codes(x, scale, zero_point, axis)
-    return torch.ops.aten.hardtanh_backward(grad, codes.add_(zero), qmin - 0.5, qmax + 0.5)
+    return torch.ops.aten.hardtanh_backward(grad.to(codes.dtype), codes.add_(zero), qmin - 0.5, qmax + 0.5).to(grad.dtype)
 
 
 @fake_quantize_backward.register_fake
