@@ -65,6 +65,7 @@ def test_a_download_is_checked_by_its_content(server: tuple[Path, str], tmp_path
         (bytes(2**20 + 1), ("larger than 1 MiB",)),
         (None, ("404", "KARUI_DATA")),
     ],
+    ids=["other content", "cut short", "a page", "too large", "absent"],  # a packed file holds the time: no name for a test
 )
 def test_a_bad_download_leaves_nothing(server: tuple[Path, str], tmp_path: Path, content: bytes | None, words: tuple[str, ...]) -> None:
     folder, address = server
