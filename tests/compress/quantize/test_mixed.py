@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from karui.compress.prune.weights import Prune
+from karui.compress.quantize.gptq import gptq
 from karui.compress.quantize.int8 import Quantize
-from karui.compress.quantize.mixed import Measured, frontier, measured, rounded, spent
+from karui.compress.quantize.mixed import Measured, frontier, measured, rounded, scale_of, spent
+from karui.compress.quantize.rounding import round_layers
 from karui.compress.select import weights
 from karui.errors import RecipeError
 from karui.graph import edit
@@ -67,8 +69,32 @@ def test_measuring_changes_nothing_and_fewer_bits_harm_more() -> None:
     weight.copy_(rounded(weight.clone(), 0, 2))
     batches = list(on.calibration.batches(32))
     ours, theirs = (torch.cat([net(*b.inputs)[0] for b in batches]).log_softmax(1) for net in (network, other))
-    assert found["fc1.weight"].harm[2] == pytest.approx(float((ours.exp() * (ours - theirs)).sum(1).mean()), rel=1e-3)
+    assert found["fc1.weight"].harm[2] == pytest.approx(float((ours.exp() * (ours - theirs)).sum(1).mean().detach()), rel=1e-3)
     assert len(x) == 1
+
+
+def test_what_is_measured_is_the_rounding_that_follows() -> None:
+    network, on = small(), data()
+    before = {name: tensor.clone() for name, tensor in network.state().items()}
+    layers, batches = weights(network, ("*",), ()), list(on.calibration.batches(32))
+    plain = measured(network, layers, (3, 8), batches)
+    found = measured(network, layers, (3, 8), batches, gptq, bias_correction=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state().items())
+    assert sum(each.harm[3] for each in found.values()) < sum(each.harm[3] for each in plain.values())
+    # by hand, for one layer
+    name, other = "conv2.weight", small().eval()
+    grid = {name: (scale_of(network.get(name).detach(), 0, 3), 3)}
+    round_layers(other, small().eval(), batches[::2], grid, gptq, bias_correction=True)  # it isn't judged by what it was shown
+    ours, theirs = (torch.cat([net(*b.inputs)[0] for b in batches[1::2]]).log_softmax(1) for net in (network.eval(), other))
+    assert found[name].harm[3] == pytest.approx(float((ours.exp() * (ours - theirs)).sum(1).mean().detach()), rel=1e-3)
+
+
+def test_scales_count() -> None:
+    found = measured(
+        small(), {"fc1.weight": weights(small(), ("fc1.weight",), ())["fc1.weight"]}, (3, 8), list(data().calibration.batches(32))
+    )
+    outputs, inputs = small().get("fc1.weight").shape
+    assert found["fc1.weight"].bytes == {3: -(-3 * outputs * inputs // 8) + 4 * outputs, 8: outputs * inputs + 4 * outputs}
 
 
 @pytest.mark.parametrize("share", [0.6, 0.7, 0.9])

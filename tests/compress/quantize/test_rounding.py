@@ -66,6 +66,21 @@ def test_gptq_keeps_the_outputs_better_than_the_nearest_codes(make) -> None:
     assert not better.training
 
 
+def test_gptq_repairs_for_samples_that_it_did_not_see(monkeypatch) -> None:
+    torch.manual_seed(0)
+    network = capture(nn.Sequential(nn.Linear(96, 32)), torch.zeros(2, 96)).eval()
+    x = torch.randn(1024, 96) @ torch.randn(96, 96) * 0.1 + torch.randn(1024, 96) * 0.3
+    part, x = (x[:48], torch.zeros(48, dtype=torch.int64)), x[48:]
+    on = Data.of(train=part, validation=part, test=part, calibration=part, name="few")
+
+    def change(**settings: object) -> float:
+        return float((quantized(network, on, bits=3, **settings)(x)[0] - network(x)[0]).square().mean())
+
+    plain, damped = change(), change(rounding="gptq")
+    monkeypatch.setattr(Layer, "damping", 0.01)
+    assert damped < 0.95 * plain < 0.6 * change(rounding="gptq")  # with few samples, little damping is worse than the nearest codes
+
+
 def test_gptq_on_one_layer_lowers_the_error_that_the_hessian_tells() -> None:
     network, on = grouped()
     plain, better = (quantized(network, on, bits=3, rounding=rule) for rule in ("nearest", "gptq"))

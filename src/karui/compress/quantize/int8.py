@@ -33,7 +33,7 @@ from karui.graph.network import Network
 
 CALIBRATION_BATCH = 64
 NOT_FINITE = object()
-SENSITIVITY_SAMPLES = 64  # that tell which layers bear few bits
+SENSITIVITY_SAMPLES = 128  # that tell which layers bear few bits
 LONG_ENOUGH = 20  # training steps: fewer change no range that matters
 
 
@@ -125,7 +125,8 @@ class Quantize(Technique):
         if self.bytes is None:
             return dict.fromkeys(layers, self._choices[0]), {}
         batches = list(first(context.data.calibration, min(self.samples, SENSITIVITY_SAMPLES)))
-        found = mixed.measured(network, layers, self._choices, batches)
+        rule = rounding_of(self.rounding)
+        found = mixed.measured(network, layers, self._choices, batches, rule, bias_correction=self.bias_correction)
         widths = mixed.spent(found, self.bytes)
         told = {"frontier": [list(point) for point in mixed.frontier(found)], "chosen": list(mixed.cost(found, widths))}
         return widths, {"bits": widths, **told}

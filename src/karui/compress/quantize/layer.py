@@ -1,5 +1,6 @@
 """A layer at the moment when its weight is rounded."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from karui.compress.layerwise import Site, second
 from karui.compress.solver import adapted, damped
 
-DAMPING = 0.01
+DAMPING = 0.01  # at least
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +37,18 @@ class Layer:
     @cached_property
     def hessian(self) -> Tensor:
         """Of the inputs of now, damped: float64 ``[groups, K, K]``."""
-        return torch.stack([damped(h, DAMPING) for h in self._raw])
+        return torch.stack([damped(h, self.damping) for h in self._raw])
+
+    @property
+    def damping(self) -> float:
+        """What the diagonal gets, as a share of its mean: the more, the fewer samples there are for K inputs.
+
+        200 photos say little of how 1,280 features go together, and a rounding that repairs itself by that repairs what isn't broken. The
+        places of one sample resemble each other; a sample with P of them counts as √P. On EfficientNet-Lite0 the changes of the scores on
+        photos that weren't seen were least near this, layer by layer.
+        """
+        samples = sum(len(x) for x in self.now.inputs)
+        return max(DAMPING, self.weight.shape[2] / math.sqrt(samples * self.now.samples))
 
     @cached_property
     def aimed(self) -> Tensor:

@@ -1,5 +1,6 @@
 """Bits layer by layer: which layers bear few is measured, and an integer program spends the bytes where they are worth most."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from karui.compress.quantize.points import FAKE_QUANTIZE, channel_axis
 from karui.compress.quantize.ranges import best_share, channel_scale
+from karui.compress.quantize.rounding import Rounding, nearest, round_layers, roundable
 from karui.data import Batch
 from karui.errors import RecipeError
 from karui.graph import edit
@@ -27,39 +29,65 @@ class Measured:
     harm: Mapping[int, float]
 
 
-def measured(network: Network, layers: Mapping[str, list[fx.Node]], widths: Sequence[int], batches: Sequence[Batch]) -> dict[str, Measured]:
+def measured(
+    network: Network,
+    layers: Mapping[str, list[fx.Node]],
+    widths: Sequence[int],
+    batches: Sequence[Batch],
+    rule: Rounding = nearest,
+    *,
+    bias_correction: bool = False,
+) -> dict[str, Measured]:
     """Each layer at each width, all others as they are: the network's weights and mode are as they were afterwards.
 
+    rule, bias_correction: the rounding that is to follow: GPTQ makes some layers ten times less sensitive, and others hardly at all. What
+    it repairs on the samples that it sees is more than what it repairs on others: it is shown every other batch, and judged by the rest.
     Harm is ``KL(softmax of the answers now ‖ with that layer's weights on its grid)``, the mean over samples and outputs; of outputs that
     aren't scores of classes ([N, C] with C ≥ 2) it is the squared change over the square.
     """
-    training = network.training
+    training, alone = network.training, roundable(dict(layers))
+    as_nearest = rule is nearest and not bias_correction
+    shown, judging = (batches[::2], batches[1::2] or batches) if not as_nearest else ([], batches)
     network.eval()
     try:
-        before = _answers(network, batches)
-        return {name: _layer(network, name, channel_axis(nodes) or 0, widths, batches, before) for name, nodes in layers.items()}
+        before = _answers(network, judging)
+        found = {}
+        for name, nodes in layers.items():
+            axis, value = channel_axis(nodes) or 0, edit.value_of(network, name)
+            harm = {}
+            for bits in widths:
+                twin = network.copy()
+                if as_nearest or name not in alone:
+                    twin.get(name).detach().copy_(rounded(value, axis, bits))
+                else:
+                    grid = {name: (scale_of(value, axis, bits), top_at(bits))}
+                    round_layers(twin, network, shown, grid, rule, bias_correction=bias_correction)
+                harm[bits] = _distance(before, _answers(twin, judging))
+            found[name] = Measured(bytes={bits: _size(value, axis, bits) for bits in widths}, harm=harm)
+        return found
     finally:
         network.train(training)
 
 
-def _layer(network: Network, name: str, axis: int, widths: Sequence[int], batches: Sequence[Batch], before: list[Tensor]) -> Measured:
-    parameter = network.get(name).detach()
-    kept, value = parameter.clone(), edit.value_of(network, name).clone()
-    harm = {}
-    try:
-        for bits in widths:
-            parameter.copy_(rounded(value, axis, bits))
-            harm[bits] = _distance(before, _answers(network, batches))
-    finally:
-        parameter.copy_(kept)
-    return Measured(bytes={bits: parameter.numel() * bits / 8 for bits in widths}, harm=harm)
+def _size(weight: Tensor, axis: int, bits: int) -> int:
+    """Packed codes, and a scale for each channel."""
+    return math.ceil(weight.numel() * bits / 8) + 4 * weight.shape[axis]
+
+
+def top_at(bits: int) -> int:
+    """The greatest code; the least is its negative."""
+    return int(2 ** (bits - 1) - 1)
+
+
+def scale_of(weight: Tensor, axis: int, bits: int) -> Tensor:
+    """The range of each channel that leaves the least squared error, as a scale: ``[O]``."""
+    scale = channel_scale(weight, axis, top_at(bits))
+    return scale * best_share(weight, scale, axis, top_at(bits))
 
 
 def rounded(weight: Tensor, axis: int, bits: int) -> Tensor:
-    """To the nearest of the codes, with the range of each channel that leaves the least squared error."""
-    top = 2 ** (bits - 1) - 1
-    scale = channel_scale(weight, axis, top)
-    scale = scale * best_share(weight, scale, axis, top)
+    """To the nearest of the codes."""
+    top, scale = top_at(bits), scale_of(weight, axis, bits)
     return FAKE_QUANTIZE(weight, scale, torch.zeros_like(scale), -top, top, axis)
 
 
