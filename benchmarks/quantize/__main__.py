@@ -10,6 +10,7 @@ LINES = {
     "2": KEPT.unless_quick(few_bits.rows, "2"),
     "3": KEPT.unless_quick(deep.rows, "3"),
     "4": KEPT.unless_quick(efficientnet.rows, "4"),
+    "4b": KEPT.unless_quick(efficientnet.narrow, "4b"),
     "5": KEPT.unless_quick(zoo_nets.rows, "5"),
     "5b": KEPT.unless_quick(equalize.rows, "5b"),
     "5c": KEPT.unless_quick(zoo_nets.over_seeds, "5c"),
@@ -18,4 +19,4 @@ LINES = {
 }
 
 if __name__ == "__main__":
-    main("quantize", LINES, timings=["4", "6"])
+    main("quantize", LINES, timings=["4", "4b", "6"])

@@ -1,4 +1,4 @@
-"""Line 4: EfficientNet-Lite0 in 8 and 4 bits after training, from 200 photos without labels.
+"""Lines 4 and 4b: EfficientNet-Lite0 in 8 and in 4 bits after training, from 200 photos without labels.
 
 Every fifth photo calibrates. Settings are chosen inside that fifth: calibrated on 150 of them, the squared change of the scores measured
 on the other 50, one setting after the other. (The divergence would be the plainer choice, but a few photos make most of its mean: on 50 of
@@ -42,6 +42,7 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
     {"bias_correction": True},
     {"rounding": "nearest", "bias_correction": True},
 )
+RANGES: dict[str, Any] = {"observer": "mse", "weight_range": "mse"}
 BITS4: dict[str, dict[str, Any]] = {
     "round to nearest": {"rounding": "nearest"},
     "GPTQ": {"rounding": "gptq", "bias_correction": True},
@@ -50,7 +51,7 @@ BITS4: dict[str, dict[str, Any]] = {
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """int8 beside its peer, then int4 weights."""
+    """int8 beside its peers."""
     try:
         subject = efficientnet_subject()
     except (DataError, ToolError) as reason:
@@ -89,23 +90,38 @@ def compared(subject: Subject, *, halves: tuple[Data, Part], test: Part) -> Iter
             yield skipped(f"4 int8, {peer}", str(reason))
             continue
         yield from _figures(f"4 int8, {peer}", outputs, far, spent)
-    for name, settings in BITS4.items():
-        start = time.perf_counter()
-        made = quantized(network, subject.data, **{**chosen, "bits": 4, "weight_range": "mse", **settings})
-        spent = time.perf_counter() - start
-        outputs = program_outputs(lower(made), test)
-        yield from _figures(f"4 int4 weights, {name}", outputs, far, spent)
-        if name != "round to nearest":
-            yield at_least(f"4 int4 weights, {name}", "agreement", 100 * float(agreement(outputs, far).mean()), 85, "%")
-    yield from _mixed(subject, {**chosen, "weight_range": "mse", "rounding": "gptq", "bias_correction": True}, far, test)
 
 
-def _mixed(subject: Subject, settings: dict[str, Any], far: Tensor, test: Part) -> Iterator[Row]:
+def narrow(quick: bool) -> Iterator[Row]:
+    """Line 4b: int4 weights, then int4 and int8 within 60 % of int8's bytes."""
+    try:
+        subject = efficientnet_subject()
+    except (DataError, ToolError) as reason:
+        yield skipped("4b efficientnet_lite0", str(reason))
+        return
+    far = outputs_of(subject.network, subject.data.test)
+    for name in BITS4:
+        yield from in_4_bits(name, subject, far)
+    yield from _mixed(subject, far)
+
+
+def in_4_bits(name: str, subject: Subject, far: Tensor) -> Iterator[Row]:
+    """One of ``BITS4``."""
     start = time.perf_counter()
-    made = quantized(subject.network, subject.data, **{**settings, "bits": (4, 8), "bytes": 0.6})
+    made = quantized(subject.network, subject.data, **RANGES, **BITS4[name], bits=4)
+    spent = time.perf_counter() - start
+    outputs = program_outputs(lower(made), subject.data.test)
+    yield from _figures(f"4b int4 weights, {name}", outputs, far, spent)
+    if name != "round to nearest":
+        yield at_least(f"4b int4 weights, {name}", "agreement", 100 * float(agreement(outputs, far).mean()), 85, "%")
+
+
+def _mixed(subject: Subject, far: Tensor) -> Iterator[Row]:
+    start = time.perf_counter()
+    made = quantized(subject.network, subject.data, **RANGES, **BITS4["GPTQ"], bits=(4, 8), bytes=0.6)
     spent = time.perf_counter() - start
     program = lower(made)
-    outputs, case = program_outputs(program, test), "4 mixed int4 and int8, GPTQ"
+    outputs, case = program_outputs(program, subject.data.test), "4b mixed int4 and int8, GPTQ"
     yield from _figures(case, outputs, far, spent)
     wide = lower(quantized(subject.network, subject.data))
     share = sum(map(codec.weight_bytes, program.weights.values())) / sum(map(codec.weight_bytes, wide.weights.values()))
