@@ -4,10 +4,12 @@ Line 5c: ResNet-8 while training again, over three seeds: of one, the test set s
 """
 
 from collections.abc import Iterator
+from statistics import mean
 
 from benchmarks.harness import Row, at_most, skipped
 from benchmarks.trainings import SEEDS, Errors, error, only, trained
 from karui import datasets, zoo
+from karui.compress.distill.hinton import Distill
 from karui.compress.quantize.int8 import Quantize
 from karui.data import Data
 from karui.errors import DataError
@@ -67,25 +69,37 @@ def quantized(case: str, name: str, network: Network, data: Data) -> Iterator[Ro
 
 
 def over_seeds(quick: bool) -> Iterator[Row]:
-    """Line 5c: the way that line 5 chose for it, and the control."""
+    """Line 5c: the way that line 5 chose for it, and the control; both also taught by what they start from. Validation chooses."""
     name, way = "resnet8", "batch-norm held"
     try:
         data = datasets.load("cifar-10")
     except DataError as reason:
         yield skipped(f"5c {name}", str(reason))
         return
-    control, learnt = (Errors(each=tuple(error(seeded(name, data, label, seed), data) for seed in SEEDS)) for label in ("control", way))
-    case = f"5c {name}, cifar-10"
-    for label, found in ((f"{case}, float, trained on", control), (f"{case}, quantized while training ({way})", learnt)):
-        yield Row(case=label, figure="test accuracy", value=100 - found.mean, unit="%", seeds=len(SEEDS), spread=found.spread)
-    lost, spread = learnt.mean - control.mean, learnt.spread
-    case = f"{case}, quantized while training ({way})"
-    yield at_most(case, "accuracy lost", lost, 0.1, "points", peer="float, trained on", seeds=len(SEEDS), spread=spread)
+    made = {(label, taught): _each_seed(name, data, label, taught=taught) for taught in (False, True) for label in ("control", way)}
+    valid = {key: mean(score(network, data.validation, data.metric) for network in networks) for key, networks in made.items()}
+    for (label, taught), accuracy in valid.items():
+        yield Row(case=_case(name, label, taught), figure="validation accuracy", value=accuracy, unit="%", seeds=len(SEEDS))
+    taught = valid[way, True] > valid[way, False]
+    control, learnt = (Errors(each=tuple(error(network, data) for network in made[label, taught])) for label in ("control", way))
+    for label, found in (("control", control), (way, learnt)):
+        accuracy = 100 - found.mean
+        yield Row(case=_case(name, label, taught), figure="test accuracy", value=accuracy, unit="%", seeds=len(SEEDS), spread=found.spread)
+    lost, peer = learnt.mean - control.mean, "the control, trained as long"
+    yield at_most(_case(name, way, taught), "accuracy lost", lost, 0.1, "points", peer=peer, seeds=len(SEEDS), spread=learnt.spread)
 
 
-def seeded(name: str, data: Data, way: str, seed: int) -> Network:
-    """The network after the short training: "control" in floats, or a way of ``WHILE_TRAINING``."""
-    techniques = (WHILE_TRAINING[way],) if way in WHILE_TRAINING else ()
-    return trained(
-        zoo.load(name), data, [Phase(techniques=techniques, training=QAT)], f"zoo/{name}/{way.replace(' ', '-')}-{seed}", seed=seed
-    )
+def _case(name: str, way: str, taught: bool) -> str:
+    return f"5c {name}, cifar-10, " + ("float control" if way == "control" else f"quantized while training ({way})") + ", taught" * taught
+
+
+def _each_seed(name: str, data: Data, way: str, *, taught: bool) -> list[Network]:
+    return [seeded(name, data, way, seed, taught=taught) for seed in SEEDS]
+
+
+def seeded(name: str, data: Data, way: str, seed: int, *, taught: bool) -> Network:
+    """The network after the short training: "control" in floats, or a way of ``WHILE_TRAINING``. taught: by what it was."""
+    dense = zoo.load(name)
+    techniques = (*((WHILE_TRAINING[way],) if way in WHILE_TRAINING else ()), *((Distill(alpha=0.9),) if taught else ()))
+    folder = f"zoo/{name}/{way.replace(' ', '-')}" + "-taught" * taught
+    return trained(dense, data, [Phase(techniques=techniques, training=QAT)], f"{folder}-{seed}", seed=seed, teacher=dense)
