@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from karui.compress.layerwise import walk
 from karui.compress.quantize.points import FAKE_QUANTIZE, channel_axis
 from karui.compress.quantize.ranges import best_share, channel_scale
-from karui.compress.quantize.rounding import Rounding, nearest, round_layers, roundable
+from karui.compress.quantize.rounding import Rounding, nearest, round_site, roundable
 from karui.data import Batch
 from karui.errors import RecipeError
 from karui.graph import edit
@@ -46,27 +47,35 @@ def measured(
     aren't scores of classes ([N, C] with C ≥ 2) it is the squared change over the square.
     """
     training, alone = network.training, roundable(dict(layers))
-    as_nearest = rule is nearest and not bias_correction
-    shown, judging = (batches[::2], batches[1::2] or batches) if not as_nearest else ([], batches)
+    walked = [] if rule is nearest and not bias_correction else alone
+    shown, judging = (batches[::2], batches[1::2] or batches) if walked else ([], batches)
+    axes = {name: channel_axis(nodes) or 0 for name, nodes in layers.items()}
+    state = {name: tensor.clone() for name, tensor in network.state().items()}
+    harms: dict[str, dict[int, float]] = {name: {} for name in layers}
     network.eval()
     try:
         before = _answers(network, judging)
-        found = {}
-        for name, nodes in layers.items():
-            axis, value = channel_axis(nodes) or 0, edit.value_of(network, name)
-            harm = {}
+
+        def judge(name: str, bits: int) -> None:
+            harms[name][bits] = _distance(before, _answers(network, judging))
+            network.load_state(state)
+
+        for site in walk(network, shown, walked) if walked else ():
+            name, weight = site.parameter, edit.value_of(network, site.parameter).clone()
             for bits in widths:
-                twin = network.copy()
-                if as_nearest or name not in alone:
-                    twin.get(name).detach().copy_(rounded(value, axis, bits))
-                else:
-                    grid = {name: (scale_of(value, axis, bits), top_at(bits))}
-                    round_layers(twin, network, shown, grid, rule, bias_correction=bias_correction)
-                harm[bits] = _distance(before, _answers(twin, judging))
-            found[name] = Measured(bytes={bits: _size(value, axis, bits) for bits in widths}, harm=harm)
-        return found
+                grid = (scale_of(weight, axes[name], bits), top_at(bits))
+                round_site(network, site, site, grid, rule, bias_correction=bias_correction)
+                judge(name, bits)
+        for name in layers.keys() - set(walked):
+            weight = edit.value_of(network, name).clone()
+            for bits in widths:
+                network.get(name).detach().copy_(rounded(weight, axes[name], bits))
+                judge(name, bits)
     finally:
+        network.load_state(state)
         network.train(training)
+    sizes = {name: {bits: _size(network.get(name), axes[name], bits) for bits in widths} for name in layers}
+    return {name: Measured(bytes=sizes[name], harm=harms[name]) for name in layers}
 
 
 def _size(weight: Tensor, axis: int, bits: int) -> int:

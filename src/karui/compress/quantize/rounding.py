@@ -56,14 +56,19 @@ def round_layers(
     Raises RecipeError where a rule gives something else than codes.
     """
     for now, was in zip(walk(network, batches, grids), walk(before, batches, grids), strict=True):
-        behind = Behind.of(network, now.node, variance=False) if bias_correction else None
-        old = moments(was) if behind else None
-        layer = _layer(now, was, grids[now.parameter], centred=behind is not None)
-        codes = _checked(rule(layer), layer)
-        parameter = network.get(now.parameter).detach()
-        parameter.copy_((codes * layer.step).reshape(parameter.shape))
-        if behind and old:
-            behind.follow(network, old, moments(now))
+        round_site(network, now, was, grids[now.parameter], rule, bias_correction=bias_correction)
+
+
+def round_site(network: Network, now: Site, was: Site, grid: Grid, rule: Rounding, *, bias_correction: bool) -> None:
+    """Put one weight on its grid. now, was: the layer in ``network``, and in floats, where both may be the same."""
+    behind = Behind.of(network, now.node, variance=False) if bias_correction else None
+    old = moments(was) if behind else None
+    layer = _layer(now, was, grid, centred=behind is not None)
+    codes = _checked(rule(layer), layer)
+    parameter = network.get(now.parameter).detach()
+    parameter.copy_((codes * layer.step).reshape(parameter.shape))
+    if behind and old:
+        behind.follow(network, old, moments(now))
 
 
 def roundable(layers: dict[str, list[fx.Node]]) -> list[str]:
