@@ -32,7 +32,6 @@ ENDS = ("conv1", "fc")
 TRAINING = Training(batch_size=128, optimizer="adamw", lr=1e-3, weight_decay=0.0, channels_last=True)
 EPOCHS = {"resnet8": 2, "resnet20_cifar10": 0.25}
 NETWORKS = {"resnet8": SEEDS, "resnet20_cifar10": SEEDS[:1]}
-LESSONS = (False, True)  # with a teacher, or without
 ASKED = {"resnet8": None, "resnet20_cifar10": 1000}  # of the test's pictures, of the C program: it is made for size, not for speed
 FOR_SIZE = ("-Os", "-fPIC")
 EDGES = Quantize(include=ENDS)
@@ -62,7 +61,7 @@ def narrowed(name: str, data: Data, seeds: tuple[int, ...]) -> Iterator[Row]:
     yield _accuracy(f"{case}, float control", controls, data)
     yield Row(case=f"{case}, float control", figure="C program, code and all, -Os", value=whole, unit="B")
     for way in WAYS:
-        for taught in LESSONS:
+        for taught in (False, True):
             made = [narrow(name, data, way, seed, taught=taught) for seed in seeds]
             yield _accuracy(f"{case}, {way}" + ", taught" * taught, made, data)
             if not taught:

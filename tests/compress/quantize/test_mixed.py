@@ -90,10 +90,9 @@ def test_what_is_measured_is_the_rounding_that_follows() -> None:
 
 
 def test_scales_count() -> None:
-    found = measured(
-        small(), {"fc1.weight": weights(small(), ("fc1.weight",), ())["fc1.weight"]}, (3, 8), list(data().calibration.batches(32))
-    )
-    outputs, inputs = small().get("fc1.weight").shape
+    network = small()
+    found = measured(network, weights(network, ("fc1.weight",), ()), (3, 8), list(data().calibration.batches(32)))
+    outputs, inputs = network.get("fc1.weight").shape
     assert found["fc1.weight"].bytes == {3: -(-3 * outputs * inputs // 8) + 4 * outputs, 8: outputs * inputs + 4 * outputs}
 
 

@@ -114,7 +114,7 @@ class Quantize(Technique):
         for name in axes:
             _take_off(network, quantizer_on(network, name))
         widths, facts = self._widths(network, context, {name: layers[name] for name in axes})
-        shares = {name: self._on_weight(network, name, axis, 2 ** (widths[name] - 1) - 1) for name, axis in axes.items()}
+        shares = {name: self._on_weight(network, name, axis, mixed.top_at(widths[name])) for name, axis in axes.items()}
         scales = self._on_activations(network, context, {node for name in axes.keys() | binary for node in layers[name]})
         if self.bias_correction or rounding_of(self.rounding) is not nearest:
             self._round(network, context, {name: nodes for name, nodes in layers.items() if name in axes})
