@@ -85,8 +85,16 @@ def test_what_is_measured_is_the_rounding_that_follows() -> None:
     name, other = "conv2.weight", small().eval()
     grid = {name: (scale_of(network.get(name).detach(), 0, 3), 3)}
     round_layers(other, small().eval(), batches[::2], grid, gptq, bias_correction=True)  # it isn't judged by what it was shown
-    ours, theirs = (torch.cat([net(*b.inputs)[0] for b in batches[1::2]]).log_softmax(1) for net in (network.eval(), other))
+    ours, theirs = (torch.cat([net(*b.inputs)[0] for b in batches[1::2]]).double().log_softmax(1) for net in (network.eval(), other))
     assert found[name].harm[3] == pytest.approx(float((ours.exp() * (ours - theirs)).sum(1).mean().detach()), rel=1e-3)
+
+
+def test_a_network_that_is_sure_is_harmed_all_the_same() -> None:
+    network = small()
+    network.get("fc2.weight").detach().mul_(300)  # softmax of single precision: ones and zeros
+    found = measured(network, weights(network, ("*",), ()), (4, 8), list(data().calibration.batches(32)))
+    assert all(harm >= 0 for each in found.values() for harm in each.harm.values())
+    assert sum(each.harm[4] for each in found.values()) > 0
 
 
 def test_scales_count() -> None:

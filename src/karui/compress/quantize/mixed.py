@@ -112,7 +112,8 @@ def _distance(before: list[Tensor], after: list[Tensor]) -> float:
 
 def _of_output(before: Tensor, after: Tensor) -> float:
     if before.dim() == 2 and before.shape[1] >= 2:
-        return float(F.kl_div(after.log_softmax(1), before.log_softmax(1), reduction="batchmean", log_target=True))
+        sure, found = before.double().log_softmax(1), after.double().log_softmax(1)  # of answers that are sure, floats leave but noise
+        return max(0.0, float(F.kl_div(found, sure, reduction="batchmean", log_target=True)))
     return float((after - before).square().sum() / before.square().sum().clamp_min(1e-12))
 
 
