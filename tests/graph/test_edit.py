@@ -5,8 +5,10 @@ from torch.fx import Graph, Node
 
 from karui.errors import RecipeError
 from karui.graph import edit
+from karui.graph.coupling import coupling
 from karui.graph.doors.torch import capture
 from karui.graph.network import Network
+from karui.lower import lower
 from karui.zoo.lenet import lenet5
 from tests.graph.nets import NETS, network_of
 
@@ -148,3 +150,55 @@ def test_replace_node_puts_two_factors_in_the_place_of_one(lenet: Network) -> No
     assert "fc2.weight" not in lenet.parameters()
     assert lenet.layer_of(value) == "fc2"
     assert lenet.structure == structure + 1
+
+
+def test_taps_give_inner_values_and_leave_the_outputs_alone(lenet: Network, tmp_path) -> None:
+    x = torch.randn(3, 1, 28, 28)
+    before = lenet(x)
+    edit.tap(lenet, edit.end_of(lenet, "conv2"), "second")
+    after = lenet(x)
+    assert len(after) == len(before) == 1
+    assert torch.equal(after[0], before[0])
+    assert lenet.tapped["second"].shape == (3, 50, 8, 8)
+    lenet.tapped["second"].sum().backward()
+    assert lenet.get("conv1.weight").grad is not None
+    lenet.save(tmp_path / "tapped.pt2")
+    again = Network.load(tmp_path / "tapped.pt2")
+    assert torch.equal(again(x)[0], before[0])
+    assert torch.equal(again.tapped["second"], lenet.tapped["second"])
+    copied = lenet.copy()
+    edit.untap(copied)
+    assert (copied.taps, copied.tapped) == ((), {})
+    assert torch.equal(copied(x)[0], before[0])
+    assert lenet.taps == ("second",)
+
+
+def test_taps_go_by_name_and_take_what_only_they_read(lenet: Network) -> None:
+    lenet.add_parameter("aside.weight", torch.ones(10, 500))
+    hidden = edit.end_of(lenet, "fc1")
+    graph = lenet.module.graph
+    with graph.inserting_after(hidden):
+        weight = graph.get_attr("aside.weight")
+    with graph.inserting_after(weight):
+        aside = graph.call_function(torch.ops.aten.linear.default, (hidden, weight))
+    edit.tap(lenet, aside, "aside")
+    edit.tap(lenet, hidden, "hidden")
+    with pytest.raises(RecipeError, match="tapped as 'aside' already"):
+        edit.tap(lenet, hidden, "aside")
+    edit.untap(lenet, ["aside"])
+    assert lenet.taps == ("hidden",)
+    assert "aside.weight" not in lenet.parameters()
+    lenet(torch.randn(2, 1, 28, 28))
+    assert set(lenet.tapped) == {"hidden"}
+
+
+def test_a_tapped_network_lowers_and_prunes_as_if_it_had_none(lenet: Network) -> None:
+    plain = [output.tensor for output in lower(lenet).outputs], coupling(lenet).units.max()
+    edit.tap(lenet, edit.end_of(lenet, "conv1"), "first")
+    assert ([output.tensor for output in lower(lenet).outputs], coupling(lenet).units.max()) == plain
+    assert all(not group.fixed for group in coupling(lenet).groups.values() if group.name == "conv1.weight")
+
+
+def test_a_layer_that_is_not_there_is_told_with_those_that_are(lenet: Network) -> None:
+    with pytest.raises(RecipeError, match=r"no layer 'conv3'; there are .*'conv2'"):
+        edit.end_of(lenet, "conv3")

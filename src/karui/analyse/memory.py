@@ -68,9 +68,8 @@ def _last_reads(network: Network, order: list[Node], owner: dict[Node, Node]) ->
             for value in reader.all_input_nodes:
                 if value in owner:
                     last[owner[value]] = step
-    for output in network.module.graph.find_nodes(op="output"):
-        for value in output.all_input_nodes:
-            last[owner[value]] = len(order)
+    for value in network.results():
+        last[owner[value]] = len(order)
     return last
 
 

@@ -157,7 +157,7 @@ def _forward(loop: _Loop) -> Callable[..., tuple[Tensor, ...]]:
         try:
             if text not in compiled:
                 compiled[text] = torch.compile(network.module.forward)
-            return compiled[text](*inputs)
+            return network.sorted_out(compiled[text](*inputs))
         except Exception as error:  # the compiler's errors have no common class
             reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise ToolError(f"training: torch.compile failed ({reason}); install a C++ compiler, or set compile = false") from error

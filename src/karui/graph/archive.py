@@ -66,6 +66,7 @@ def _facts(network: Network, program: ExportedProgram, training: bool) -> dict[s
         "structure": network.structure,
         "inputs": [{"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype} for spec in network.inputs],
         "outputs": list(network.outputs),
+        **({"taps": list(network.taps)} if network.taps else {}),
         "ties": {first: list(others) for first, others in network.ties.items()},
         "nodes": _names(network, program),
     }
@@ -114,7 +115,7 @@ def _check_names(network: Network, refusal: str) -> None:
     if not is_file_name(network.name):
         raise FileError(f"{refusal}: the network is called {network.name[:40]!r}, expected the name of a file; give it another name")
     ties = [name for first, others in network.ties.items() for name in (first, *others)]
-    ends = [*(spec.name for spec in network.inputs), *network.outputs]
+    ends = [*(spec.name for spec in network.inputs), *network.outputs, *network.taps]
     for name in (*ends, *ties, *network.state(), *map(network.layer_of, network.module.graph.nodes)):
         if not is_name(name):
             raise FileError(f"{refusal}: it has a layer called {str(name)[:40]!r}, expected 1 to {LONGEST} printable characters; rename it")
@@ -150,6 +151,7 @@ def _own(program: ExportedProgram, facts: dict[str, Any], path: Path) -> Network
         ties={first: tuple(others) for first, others in facts["ties"].items()},
         name=facts["name"],
         structure=facts["structure"],
+        taps=tuple(facts.get("taps", ())),
     )
     return network.train(bool(facts["training"]))
 

@@ -31,7 +31,7 @@ class Tracer:
         """Apply each node's rule; what leaves the network is fixed."""
         for node in self.network.module.graph.nodes:
             if node.op == "output":
-                self.fix(node.all_input_nodes, "it is an output of the network")
+                self.fix(self.network.results(), "it is an output of the network")
             elif node.op == "call_function" and parameter_of(node) is None:
                 self.values[node] = self.rule_of(node)(self, node)
                 for along in self.all_of(node):

@@ -1,5 +1,6 @@
 """The few safe edits of a graph: put a form on a parameter or on an edge, look forms up, take them off, change shapes, check."""
 
+import difflib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -123,6 +124,45 @@ def tidy(network: Network) -> None:
             network.ties.pop(name, None)
     graph.lint()
     network.module.recompile()
+
+
+def end_of(network: Network, layer: str) -> Node:
+    """The last value that a user's layer makes: of ``conv1`` the convolution, of ``blocks.2`` what leaves the whole block.
+
+    Raises RecipeError: no such layer; with the nearest names that there are.
+    """
+    inside: dict[str, Node] = {}
+    for node in network.module.graph.nodes:
+        if node.op == "call_function" and not is_form(node):
+            path = network.layer_of(node)
+            inside.update({path[:end]: node for end in (*(i for i, c in enumerate(path) if c == "."), len(path))})
+    if layer not in inside:
+        near = difflib.get_close_matches(layer, inside, n=3, cutoff=0.4) or list(inside)[:5]
+        raise RecipeError(f"network '{network.name}' has no layer '{layer}'; there are {', '.join(map(repr, near))}")
+    return inside[layer]
+
+
+def tap(network: Network, node: Node, name: str) -> None:
+    """Let each call of the network lay ``node``'s value down in ``network.tapped[name]``. Raises RecipeError if the name is taken."""
+    if name in network.taps:
+        raise RecipeError(f"network '{network.name}' is tapped as '{name}' already; choose another name")
+    (output,) = network.module.graph.find_nodes(op="output")
+    output.args = ((*output.args[0], node),)
+    network.taps = (*network.taps, name)
+    network.module.recompile()
+
+
+def untap(network: Network, names: Collection[str] | None = None) -> None:
+    """Take taps off again: those called ``names``, or all. Parameters that only they read go as well."""
+    gone = set(network.taps if names is None else names)
+    if not gone & set(network.taps):
+        return
+    (output,) = network.module.graph.find_nodes(op="output")
+    own, tapped = network.results(), output.args[0][len(network.outputs) :]
+    kept = [(name, node) for name, node in zip(network.taps, tapped, strict=True) if name not in gone]
+    output.args = ((*own, *(node for _, node in kept)),)
+    network.taps, network.tapped = tuple(name for name, _ in kept), {}
+    tidy(network)
 
 
 # ── structure ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -29,6 +29,8 @@ class Network:
     module: the ``torch.fx.GraphModule``; every call_function node is a functional ATen op or a form, every get_attr node names one
     parameter or buffer. inputs, outputs: what goes in (in order) and the names of what comes out. ties: a parameter's name → its other
     names in the user's module, all of them one tensor here. structure: how many times parameters were replaced by ones of another shape.
+    taps: names of inner values that the module gives behind its outputs, for a loss to look at (``edit.tap``); ``tapped`` holds those of
+    the last call, with their gradients' history.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Network:
         ties: Mapping[str, tuple[str, ...]] | None = None,
         name: str = "network",
         structure: int = 0,
+        taps: tuple[str, ...] = (),
     ) -> None:
         self.module = module
         self.inputs = inputs
@@ -47,6 +50,8 @@ class Network:
         self.ties: dict[str, tuple[str, ...]] = dict(ties or {})
         self.name = name
         self.structure = structure
+        self.taps = taps
+        self.tapped: dict[str, Tensor] = {}
 
     # ── running ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -60,7 +65,15 @@ class Network:
                     f"network '{self.name}' was captured for {self._takes()}, got '{spec.name}' {list(x.shape)}: only N is free;"
                     " resize the data, or capture the network with an example of this shape"
                 )
-        return self.module(*inputs)
+        return self.sorted_out(self.module(*inputs))
+
+    def sorted_out(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The outputs among what the module gives; the rest is laid down in ``tapped``."""
+        if not self.taps:
+            return values
+        own = len(self.outputs)
+        self.tapped = dict(zip(self.taps, values[own:], strict=True))
+        return values[:own]
 
     def _takes(self) -> str:
         return ", ".join(f"'{spec.name}' {['N', *spec.shape]}".replace("'N'", "N") for spec in self.inputs)
@@ -191,7 +204,13 @@ class Network:
     def copy(self) -> "Network":
         """An independent network: its own graph, parameters and buffers."""
         twin = Network(
-            copy.deepcopy(self.module), inputs=self.inputs, outputs=self.outputs, ties=self.ties, name=self.name, structure=self.structure
+            copy.deepcopy(self.module),
+            inputs=self.inputs,
+            outputs=self.outputs,
+            ties=self.ties,
+            name=self.name,
+            structure=self.structure,
+            taps=self.taps,
         )
         twin.module.train(self.module.training)
         return twin
@@ -228,6 +247,11 @@ class Network:
             if node.target == name:
                 return node
         raise KeyError(f"no node of network '{self.name}' reads '{name}'")
+
+    def results(self) -> list[Node]:
+        """The nodes that make the outputs, in order; a value may be several of them. Taps are left out."""
+        (output,) = self.module.graph.find_nodes(op="output")
+        return list(output.args[0][: len(self.outputs)])
 
     def values(self, batch: int = 2) -> dict[Node, Any]:
         """Each node's value for a batch of this size as a fake tensor: ``.shape`` and ``.dtype``, no data, nothing computed."""

@@ -11,6 +11,7 @@ import torch
 
 from karui.data.checks import check_labels
 from karui.errors import DataError, UnsupportedOp
+from karui.graph.edit import untap
 from karui.graph.network import InputSpec, Network
 from karui.lower import rules_composed, rules_gather, rules_layers, rules_pointwise, rules_pools, rules_sequence, rules_shape
 from karui.lower.builder import Builder, Constant, Shaped, Value, layout_of
@@ -33,6 +34,7 @@ def lower(network: Network, *, pixels: Pixels | None = None, labels: Sequence[st
     """
     check_labels(labels)
     network = network.copy().eval()
+    untap(network)
     builder = Builder(network=network, shapes=run_shapes(network))
     env: dict[torch.fx.Node, Any] = {}
     inputs: list[Input] = []
