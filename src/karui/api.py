@@ -19,7 +19,7 @@ from karui.errors import DataError, RecipeError
 from karui.export import targets
 from karui.export.artifact import Artifact
 from karui.finetune.loop import Training
-from karui.finetune.phases import Phase, describe, fingerprint, phases_of
+from karui.finetune.phases import Phase, describe, phases_of
 from karui.finetune.progress import SILENT, Progress
 from karui.graph.network import Network
 from karui.names import is_file_name
@@ -243,8 +243,8 @@ def _config(original: Network, teacher: Network, data: Data, budget: Budget, run
     return {
         "name": name,
         "seed": seed,
-        "network": fingerprint(original),
-        "teacher": fingerprint(teacher),
+        "network": original.fingerprint(),
+        "teacher": teacher.fingerprint(),
         "data": {"name": data.name, "fingerprint": data.fingerprint()},
         "budget": asdict(budget),
         "rungs": {rung.name: describe(rung.phases) for rung in rungs},

@@ -16,7 +16,7 @@ import torch
 
 from karui.finetune import loop, phases
 from karui.finetune.loop import Training
-from karui.finetune.phases import Phase, fingerprint, run_phases
+from karui.finetune.phases import Phase, run_phases
 from tests.finetune import tiny
 
 PHASES = (
@@ -28,7 +28,7 @@ PHASES = (
 def run(folder: Path) -> str:
     result = run_phases(tiny.network(), tiny.data(), PHASES, seed=4, directory=folder, checkpoint_seconds=0.0)
     told = [[phase.techniques, phase.facts, phase.history.to_json()] for phase in result.phases]
-    return json.dumps([fingerprint(result.network), told])
+    return json.dumps([result.network.fingerprint(), told])
 
 
 def die() -> None:

@@ -7,7 +7,6 @@ import torch
 
 from karui.errors import FileError, RunError
 from karui.finetune.checkpoint import Checkpoints, Snapshot, graph_bytes, of_graph_bytes
-from karui.finetune.phases import fingerprint
 from tests.finetune import tiny
 
 
@@ -64,5 +63,5 @@ def test_another_run_and_damage(tmp_path: Path) -> None:
 def test_a_graph_as_bytes(tmp_path: Path) -> None:
     network = tiny.network()
     network.set("fc1.bias", torch.arange(16.0))
-    assert fingerprint(of_graph_bytes(graph_bytes(network, tmp_path), tmp_path)) == fingerprint(network)
+    assert of_graph_bytes(graph_bytes(network, tmp_path), tmp_path).fingerprint() == network.fingerprint()
     assert list(tmp_path.iterdir()) == []

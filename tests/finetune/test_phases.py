@@ -19,7 +19,7 @@ from karui.data import cross_entropy
 from karui.errors import DataError, RecipeError, RunError
 from karui.finetune import loop
 from karui.finetune.loop import Training
-from karui.finetune.phases import Phase, describe, fingerprint, name_of, phases_of, run_phases
+from karui.finetune.phases import Phase, describe, name_of, phases_of, run_phases
 from karui.finetune.progress import Progress
 from tests.finetune import tiny
 
@@ -82,11 +82,11 @@ def test_each_phase_sees_the_network_as_the_one_before_left_it() -> None:
             return Attached()
 
     network = tiny.network()
-    before = fingerprint(network)
+    before = network.fingerprint()
     phases = [Phase(techniques=(tiny.Cut(at=0.0), Look()), training=SHORT), Phase(techniques=(Look(),)), Phase(training=SHORT)]
     result = run_phases(network, tiny.data(), phases)
     assert seen == [(16, 16, 3), (8, 16, 0)]
-    assert fingerprint(network) == before
+    assert network.fingerprint() == before
     assert not result.network.training
     assert result.phases[0].facts[0] == {"units": 8}
     assert [len(phase.history.epochs) for phase in result.phases] == [1, 0, 1]
@@ -96,9 +96,9 @@ def test_with_a_directory_or_without_it_is_the_same(tmp_path: Path) -> None:
     phases = phases_of(ALL, SHORT)
     one = run_phases(tiny.network(), tiny.data(), phases, seed=1)
     other = run_phases(tiny.network(), tiny.data(), phases, seed=1, directory=tmp_path / "phases")
-    assert fingerprint(one.network) == fingerprint(other.network)
+    assert one.network.fingerprint() == other.network.fingerprint()
     assert one.phases == other.phases
-    assert fingerprint(run_phases(tiny.network(), tiny.data(), phases, seed=2).network) != fingerprint(one.network)
+    assert run_phases(tiny.network(), tiny.data(), phases, seed=2).network.fingerprint() != one.network.fingerprint()
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
             raise AssertionError("it trains again")
 
     again = run_phases(tiny.network(), tiny.data(), phases, directory=tmp_path, progress=Deaf())
-    assert fingerprint(first.network) == fingerprint(again.network)
+    assert first.network.fingerprint() == again.network.fingerprint()
     assert first.phases == again.phases
 
 
@@ -136,7 +136,7 @@ def test_another_loss_is_refused_and_the_same_one_is_not(tmp_path: Path) -> None
 
     settings: dict[str, Any] = {"network": tiny.network(), "phases": [Phase(training=SHORT)], "directory": tmp_path}
     first = run_phases(data=weighted(0.5), **settings)
-    assert fingerprint(run_phases(data=weighted(0.5), **settings).network) == fingerprint(first.network)
+    assert run_phases(data=weighted(0.5), **settings).network.fingerprint() == first.network.fingerprint()
     other = replace(tiny.data(), loss=lambda outputs, targets: 0.5 * cross_entropy(outputs, targets) + 1)
     for data in (weighted(0.6), other, tiny.data()):
         with pytest.raises(RunError, match=r"other settings \(data\.fingerprint"):
@@ -183,7 +183,7 @@ def test_an_error_leaves_a_run_that_can_be_gone_on_with(tmp_path: Path, monkeypa
     with monkeypatch.context() as patch, pytest.raises(DataError, match="is gone"):
         patch.setattr(loop, "_loss", broken)
         run_phases(tiny.network(), data, phases, directory=tmp_path)
-    assert fingerprint(run_phases(tiny.network(), data, phases, directory=tmp_path).network) == fingerprint(whole.network)
+    assert run_phases(tiny.network(), data, phases, directory=tmp_path).network.fingerprint() == whole.network.fingerprint()
 
 
 def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(tmp_path: Path, 
         patch.setattr(Path, "write_bytes", full)
         run_phases(tiny.network(), data, phases, directory=tmp_path, checkpoint_seconds=0.0)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "01.checkpoint", "karui-run.json"]
-    assert fingerprint(run_phases(tiny.network(), data, phases, directory=tmp_path).network) == fingerprint(whole.network)
+    assert run_phases(tiny.network(), data, phases, directory=tmp_path).network.fingerprint() == whole.network.fingerprint()
 
 
 def test_facts_that_json_has_not() -> None:

@@ -15,7 +15,7 @@ from karui.compress.prune.weights import Prune
 from karui.compress.quantize.int8 import Quantize
 from karui.finetune import loop
 from karui.finetune.loop import Training
-from karui.finetune.phases import Phase, fingerprint, run_phases
+from karui.finetune.phases import Phase, run_phases
 from tests.finetune import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ def test_karui_s_own_techniques(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         patch.setattr(loop, "_step", stop)
         run_phases(tiny.network(), data, phases, seed=1, directory=tmp_path, checkpoint_seconds=0.0)
     resumed = run_phases(tiny.network(), data, phases, seed=1, directory=tmp_path)
-    assert fingerprint(resumed.network) == fingerprint(whole.network)
+    assert resumed.network.fingerprint() == whole.network.fingerprint()
     assert resumed.phases == whole.phases
     assert repr(resumed.phases) == repr(whole.phases)  # the order of facts, too
 

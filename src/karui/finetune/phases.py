@@ -7,7 +7,6 @@ interrupted.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -124,8 +123,8 @@ def run_phases(
         "seed": seed,
         "phases": describe(phases),
         "data": {"name": data.name, "fingerprint": data.fingerprint()},
-        "network": fingerprint(first),
-        "teacher": fingerprint(teacher),
+        "network": first.fingerprint(),
+        "teacher": teacher.fingerprint(),
     }
     run = None if directory is None else Run.create(directory, config)
     with run.lock() if run else contextlib.nullcontext():
@@ -138,15 +137,6 @@ def run_phases(
                 current = _finish(run, number, current, result)
             done.append(result)
     return PhasesResult(network=current.eval(), phases=tuple(done))
-
-
-def fingerprint(network: Network) -> str:
-    """A hash of all of a network's tensors and their names: 16 hex digits."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(network.state().items()):
-        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]
 
 
 def _finished(run: Run, count: int) -> range:

@@ -1,6 +1,7 @@
 """Network: a captured graph that trains, evaluates, copies, saves and loads."""
 
 import copy
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -200,6 +201,14 @@ class Network:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state[name])
+
+    def fingerprint(self) -> str:
+        """A hash of all tensors and their names: 16 hex digits."""
+        total = hashlib.sha256()
+        for name, tensor in sorted(self.state().items()):
+            total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            total.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()[:16]
 
     def copy(self) -> "Network":
         """An independent network: its own graph, parameters and buffers."""

@@ -19,7 +19,7 @@ from karui.data.identity import identity
 from karui.errors import RecipeError
 from karui.finetune.attach import attach_all, own_random_numbers
 from karui.finetune.evaluate import score
-from karui.finetune.phases import describe, fingerprint
+from karui.finetune.phases import describe
 from karui.finetune.progress import Progress
 from karui.graph.coupling import coupling
 from karui.graph.network import Network
@@ -123,7 +123,7 @@ def config(subject: Subject) -> dict[str, Any]:
         total.update(part.fingerprint())
     return {
         "scan": "sensitivity",
-        "network": fingerprint(subject.network),
+        "network": subject.network.fingerprint(),
         "data": {"name": data.name, "fingerprint": total.hexdigest()[:16], "samples": len(subject.part)},
         "technique": describe(alone(subject.technique, Layer(size=0, names=("*",)), subject.levels[0])) | ANY_LEVEL,
         "seed": subject.seed,
