@@ -85,12 +85,12 @@ def test_skipping_gives_the_rest_of_the_same_sequence(skip: int) -> None:
     assert drawn(part, 10)[skip:] == drawn(part, 10, skip=skip)
 
 
-def test_augmentation_touches_shuffled_batches_only_and_hides_the_index() -> None:
+def test_augmentation_touches_shuffled_batches_only_and_says_what_it_drew() -> None:
     x, y = pictures()
     part = ArrayPart(x, y, augment=lambda samples, generator: torch.zeros_like(samples))
     shuffled, ordered = next(part.batches(9, seed=0)), next(part.batches(9))
-    assert shuffled.inputs[0].abs().max() == 0 and shuffled.index is None
-    assert torch.equal(ordered.inputs[0], torch.from_numpy(x[:9]).float()) and ordered.index is not None
+    assert shuffled.inputs[0].abs().max() == 0 and shuffled.drawn is not None
+    assert torch.equal(ordered.inputs[0], torch.from_numpy(x[:9]).float()) and ordered.drawn is None
 
 
 def test_augmentation_sees_the_samples_as_stored() -> None:

@@ -69,8 +69,8 @@ def test_idx_files_split_at_the_end_of_the_training_file(root: Path, suffix: str
 
 def test_augmentation_can_be_left_out(root: Path) -> None:
     write_idx(root / "mnist")
-    assert next(datasets.load("mnist", augment=False).train.batches(5, seed=0)).index is not None
-    assert next(datasets.load("mnist").train.batches(5, seed=0)).index is None
+    assert next(datasets.load("mnist", augment=False).train.batches(5, seed=0)).drawn is None
+    assert next(datasets.load("mnist").train.batches(5, seed=0)).drawn is not None
 
 
 @pytest.mark.parametrize("folder", ["cifar-10", "cifar-10-batches-bin"])

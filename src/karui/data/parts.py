@@ -26,13 +26,15 @@ class Batch:
 
     inputs: one tensor per input of the network, [N, …], float32 (whole numbers such as token ids: int64).
     targets: [N] int64 for classes, any tensor [N, …] or a tuple of such.
-    index: [N] int64, each sample's place in its part, where samples are not augmented; else None.
+    index: [N] int64, each sample's place in its part, where samples have one; else None.
+    drawn: the seed that the whole batch was augmented with; None: the samples are as they lie in the part.
     stored: the inputs before they were normalised: the bytes that a device would see, where the data are bytes.
     """
 
     inputs: tuple[Tensor, ...]
     targets: Any
     index: Tensor | None = None
+    drawn: int | None = None
     stored: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
@@ -108,16 +110,16 @@ class ArrayPart(Part):
             return
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         for step in range(skip, self.steps(size)):
-            generator = torch.Generator().manual_seed((seed * 1_000_003 + step + 1) % 2**63)
-            yield self._batch(order[step * size : (step + 1) * size], generator)
+            yield self._batch(order[step * size : (step + 1) * size], (seed * 1_000_003 + step + 1) % 2**63)
 
-    def _batch(self, index: Tensor, generator: torch.Generator | None) -> Batch:
+    def _batch(self, index: Tensor, seed: int | None) -> Batch:
         inputs = [x[index] for x in self.inputs]
-        if augmented := self.augment is not None and generator is not None:
-            inputs[0] = self.augment(inputs[0], generator)
+        drawn = None if self.augment is None else seed
+        if self.augment is not None and drawn is not None:
+            inputs[0] = self.augment(inputs[0], torch.Generator().manual_seed(drawn))
         targets = tuple(y[index] for y in self.targets) if isinstance(self.targets, tuple) else self.targets[index]
         numbers = tuple(normalised(x, self.pixels) for x in inputs)
-        return Batch(inputs=numbers, targets=targets, index=None if augmented else index, stored=tuple(inputs))
+        return Batch(inputs=numbers, targets=targets, index=index, drawn=drawn, stored=tuple(inputs))
 
     def subset(self, index: Sequence[int] | NDArray[np.int64] | Tensor | slice, *, name: str | None = None) -> "ArrayPart":
         """The samples at ``index``, in its order."""

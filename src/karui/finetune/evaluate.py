@@ -1,5 +1,7 @@
 """A network's score on a part of the data, sample by sample."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         return batch
     targets = batch.targets
     moved = tuple(t.to(device) for t in targets) if isinstance(targets, tuple) else targets.to(device)
-    return Batch(inputs=tuple(x.to(device) for x in batch.inputs), targets=moved, index=batch.index)
+    return replace(batch, inputs=tuple(x.to(device) for x in batch.inputs), targets=moved)
 
 
 def scores(network: Network, part: Part, metric: Metric, *, batch_size: int = 256) -> NDArray[np.float64]:
