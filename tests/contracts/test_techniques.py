@@ -12,7 +12,7 @@ from karui.graph.network import Network
 from karui.testing.techniques import check_technique
 
 SETTINGS = {
-    "distill.hinton": [{}, {"match": "dkd", "alpha": 0.5}, {"match": "dist", "temperature": (6.0, 1.0)}],
+    "distill.hinton": [{}, {"match": "dkd", "alpha": 0.05}, {"match": "dist", "alpha": 0.1, "temperature": (6.0, 1.0)}],
     "prune.weights": [{"sparsity": 0.5}, {"sparsity": 0.5, "schedule": "iterative", "allocation": "uniform", "exclude": ("conv1",)}],
     "prune.channels": [{"pruning_ratio": 0.25}],
     "quantize.binaryconnect": [{}, {"stochastic": True}, {"stochastic": True, "test_weights": "binary", "H": 0.5}],
