@@ -99,6 +99,8 @@ def moves() -> Iterator[Case]:
 def over_an_axis() -> Iterator[Case]:
     for axis in range(3):
         yield f"softmax{axis}", one("softmax", [(4, 5, 6)], (4, 5, 6), axis=axis)
+    for threshold in (0.0, 0.5, 40.0):
+        yield f"exit_if {threshold}", one("exit_if", [(7,), (7,)], (7,), threshold=threshold)
     both = {"scale": floats(normal(5, 6)), "bias": floats(normal(5, 6))}
     yield "layer_norm", one("layer_norm", [(4, 5, 6)], (4, 5, 6), both, dims=2, eps=1e-5)
     yield "layer_norm plain", one("layer_norm", [(4, 6)], (4, 6), dims=1, eps=1e-3)

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from karui.errors import UnsupportedOp
+from karui.graph import exits as exits  # registers the op
 from karui.program.interpreter import run
 from karui.program.layout import to_network
 from karui.program.program import Array
@@ -194,3 +195,11 @@ def test_recurrence(kind: str, reverse: bool) -> None:
     outputs = [tensor(f"y{i}", v.shape[1:], None) for i, v in enumerate(expected)]
     for ours, theirs in zip(run(program(kind, [tensor("x", (6, 3), None)], outputs, weights, reverse=reverse), [x]), expected, strict=True):
         close(ours, theirs)
+
+
+def test_exit_if() -> None:
+    early, late = normal(200, 6), normal(200, 6)
+    early[0, :2] = early[0].max() + 1  # two equal scores at the top: no margin at all
+    for threshold in (0.0, 0.37, 5.0):
+        expected = torch.ops.karui.exit_if(t(early), t(late), torch.tensor(threshold))
+        assert np.array_equal(floats_only("exit_if", [early, late], (6,), threshold=threshold), expected.numpy())

@@ -87,6 +87,8 @@ def test_recurrences() -> None:
         ("group_norm", [(3, 5)], {}, {"groups": 2}, "groups of channels"),
         ("layer_norm", [(3, 5)], {"scale": (3,)}, {"dims": 1}, "expected [5]"),
         ("reshape", [(3, 5)], {}, {}, "can't become"),
+        ("exit_if", [(1,), (1,)], {}, {"threshold": 0.5}, "two classes or more"),
+        ("exit_if", [(5,), (6,)], {}, {"threshold": 0.5}, "gives [5] scores, the rest of the network [6]"),
     ],
 )
 def test_nonsense_is_refused(kind, inputs, weights, attributes, message) -> None:

@@ -2,8 +2,8 @@
 
 The folder holds ``NAME.h``, ``NAME.c``, a Makefile, an example program and a README. The model is a static schedule of calls to the
 kernels of ``c_runtime``, of which only those used are written out; weights are ``static const``. All mutable memory is the caller's arena,
-of a size known at compile time: no heap, no stdio, and no libm in integer networks. One sample per call; re-entrant. The same Program
-gives the same text.
+of a size known at compile time: no heap, no stdio, and no libm in integer networks. One sample per call; re-entrant. A sample that is sure
+at an early exit costs no more than the layers up to there. The same Program gives the same text.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ import numpy as np
 
 from karui.export import c_files, c_text
 from karui.export.artifact import Artifact
+from karui.export.c_exits import exit_moments, leave
 from karui.export.c_ops import RULES
 from karui.export.c_source import ALIGNMENT, Source
 from karui.export.machines import Machine, machine_of
@@ -69,11 +70,13 @@ def model(program: Program, *, name: str = "model", machine: str = "portable") -
     """The header and the source of a Program."""
     c_text.checked_name(name)
     source = _source(program, machine_of(machine))
-    for op in program.ops:
+    moments = exit_moments(program)
+    for i, op in enumerate(program.ops):
         source.begin(op)
         if op.kind not in RULES:
             raise source.refuse(op, f"kind '{op.kind}'", "choose another target or another op")
         RULES[op.kind](source, op)
+        leave(source, i, moments)
     _copies(source)
     arena = _arena(source)
     header = c_files.header(program, arena, name)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from karui.export.c_exits import exit_if
 from karui.export.c_layers import layer, limits, requant_of, weight
 from karui.export.c_source import Source, structure
 from karui.export.c_text import number
@@ -384,6 +385,7 @@ RULES: Mapping[str, Callable[[Source, Op], None]] = {
     "constant": constant,
     "dequantize": dequantize,
     "embedding": embedding,
+    "exit_if": exit_if,
     "lookup": lookup,
     "matmul": matmul,
     "pad": pad,

@@ -105,7 +105,11 @@ class Source:
         """A new op: its comment, and its scratch starts from nothing."""
         self._taken = {}
         shapes = " → ".join("×".join(map(str, t.shape)) or "1" for t in (*map(self.tensor, op.inputs), *map(self.tensor, op.outputs)))
-        self.calls.append(f"    /* {c_text.theirs(c_text.comment(op.name))}: {op.kind}, {c_text.comment(shapes)} */")
+        self.calls.append(f"    /* {self.title(op)}: {op.kind}, {c_text.comment(shapes)} */")
+
+    def title(self, op: Op) -> str:
+        """The layer's name in a comment."""
+        return c_text.theirs(c_text.comment(op.name))
 
     def set(self) -> str:
         """The instruction set that the program runs with: a pointer to what ``run`` chose at its start."""

@@ -92,6 +92,7 @@ RUNTIME = (
     "norm",
     "recurrent",
     "unary",
+    "exits",
     "panel",
     "panel_avx2",
     "panel_vnni",

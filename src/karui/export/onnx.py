@@ -3,6 +3,7 @@
 Inputs and outputs are what a user of the network expects: a free batch axis, channels first, float32 (or uint8 pixels, normalised inside,
 where the Program takes pixels), real numbers out. Integer layers are written as QDQ: int8 weights per output channel, uint8 activations,
 int32 biases, which integer runtimes fuse into their kernels. Weights that are sparse are written dense: ONNX has no common form for them.
+Early exits choose between values that are both computed: the answers are right, and no faster than without exits.
 
 onnxruntime on x86 without VNNI adds pairs of u8·s8 products in 16 bits, which overflow unless the session option
 ``session.x64quantprecision`` is "1"; ``run/onnxruntime.py`` sets it, other programs should. Layers whose weights int8 can't hold exactly

@@ -175,6 +175,15 @@ def softmax(graph: Graph, op: Op) -> None:
     graph.finish(op, graph.node("Softmax", graph.real(op.inputs[0], form), axis=_axis(form, op.attributes["axis"])), form)
 
 
+def exit_if(graph: Graph, op: Op) -> None:
+    """Both values are computed and one is chosen, sample by sample: right for any batch, but no faster than without the exit."""
+    early, late = (graph.real(name, last(1)) for name in op.inputs)
+    best, _ = graph.nodes_outputs("TopK", (early, graph.constant([2], "int64", "two")), 2, axis=-1)
+    first, second = graph.nodes_outputs("Split", (best,), 2, axis=-1)
+    sure = graph.node("GreaterOrEqual", graph.node("Sub", first, second), _number(graph, op.attributes["threshold"]))
+    graph.set(op.outputs[0], graph.node("Where", sure, early, late, hint=op.outputs[0]), last(1))
+
+
 # ── reductions, pools, normalisations ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -356,6 +365,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("avg_pool2d", "avg_pool1d"), average_pool),
     **dict.fromkeys(("max_pool2d", "max_pool1d"), max_pool),
     "softmax": softmax,
+    "exit_if": exit_if,
     "layer_norm": layer_norm,
     "group_norm": group_norm,
     "concat": concat,

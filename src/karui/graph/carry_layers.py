@@ -364,3 +364,9 @@ def by_axis(t: Tracer, node: fx.Node, operand: Any) -> dict[int, Ids]:
 def fake_quantize(t: Tracer, node: fx.Node) -> Carried:
     """On an activation, with one scale for all of it."""
     return same(t, node) if argument(node, "axis") is None else unknown(t, node)
+
+
+def exit_if(t: Tracer, node: fx.Node) -> Carried:
+    """Scores: an output of the network, wherever it stands."""
+    t.fix(node.all_input_nodes, f"they are scores, which may leave the network at '{t.where(node)}'")
+    return None

@@ -60,6 +60,7 @@ RULES: Mapping[str, Rule] = _table(
         "sym_size.int": no_tensor,
         "karui.fake_quantize": layers.fake_quantize,
         "karui.binarize": same,
+        "karui.exit_if": layers.exit_if,
     }
 )
 

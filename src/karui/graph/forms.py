@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from karui.graph.exits import EXIT_IF
+
 
 @torch.library.custom_op("karui::mask", mutates_args=())
 def mask(w: Tensor, mask: Tensor, dense: bool = False) -> Tensor:
@@ -214,5 +216,5 @@ palette.register_autograd(_palette_backward, setup_context=_palette_setup)
 
 
 def is_form(node: Node) -> bool:
-    """Whether a node of a graph is a form: an op of karui's own namespace, ours or one that a technique brought."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "karui"
+    """Whether a node of a graph is a form: an op of karui's own namespace, ours or one that a technique brought; an exit is none."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "karui" and node.target is not EXIT_IF

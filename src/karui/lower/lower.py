@@ -13,7 +13,7 @@ from karui.data.checks import check_labels
 from karui.errors import DataError, UnsupportedOp
 from karui.graph.edit import untap
 from karui.graph.network import InputSpec, Network
-from karui.lower import rules_composed, rules_gather, rules_layers, rules_pointwise, rules_pools, rules_sequence, rules_shape
+from karui.lower import rules_composed, rules_exits, rules_gather, rules_layers, rules_pointwise, rules_pools, rules_sequence, rules_shape
 from karui.lower.builder import Builder, Constant, Shaped, Value, layout_of
 from karui.lower.rule import Arguments, Rule
 from karui.pixels import Pixels
@@ -21,7 +21,7 @@ from karui.program.passes import optimise
 from karui.program.program import Input, Output, Program
 
 ATEN = torch.ops.aten
-TABLES = (rules_layers, rules_pointwise, rules_shape, rules_pools, rules_gather, rules_sequence, rules_composed)
+TABLES = (rules_layers, rules_pointwise, rules_shape, rules_pools, rules_gather, rules_sequence, rules_composed, rules_exits)
 RULES: Mapping[Any, Rule] = MappingProxyType({op: rule for each in TABLES for op, rule in each.RULES.items()})
 _SPATIAL_1D = (ATEN.conv1d.default, ATEN.conv1d.padding, ATEN.max_pool1d.default, ATEN.avg_pool1d.default, ATEN.conv_transpose1d.default)
 

@@ -101,6 +101,14 @@ def softmax(program: Program, op: Op, arguments: list[Array]) -> Array:
     return np.asarray(e / e.sum(axis, keepdims=True))
 
 
+def exit_if(program: Program, op: Op, arguments: list[Array]) -> Array:
+    """The exit's scores where the greatest is by the threshold above the second, else the others."""
+    early, late = arguments
+    second, first = np.moveaxis(np.partition(early, -2, axis=1)[:, -2:], 1, 0)
+    sure = first - second >= np.float32(op.attributes["threshold"])
+    return np.where(sure[:, None], early, late)
+
+
 def layer_norm(program: Program, op: Op, arguments: list[Array]) -> Array:
     """Mean 0 and variance 1 over the last ``dims`` axes, then scale and bias."""
     x = arguments[0]
@@ -221,6 +229,7 @@ RULES: Mapping[str, Rule] = {
     "avg_pool2d": average_pool,
     "avg_pool1d": average_pool,
     "softmax": softmax,
+    "exit_if": exit_if,
     "layer_norm": layer_norm,
     "group_norm": group_norm,
     "upsample_bilinear2d": upsample_bilinear,

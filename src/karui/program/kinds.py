@@ -81,6 +81,11 @@ KINDS: Mapping[str, Kind] = {
     "max_pool2d": Kind(attributes=_POOL2D, integer=True, note="int8 keeps scale and zero point"),
     "max_pool1d": Kind(attributes=_POOL1D, integer=True, note="int8 keeps scale and zero point"),
     "softmax": Kind(attributes={"axis": Is.INT}),
+    "exit_if": Kind(
+        inputs=(2, 2),
+        attributes={"threshold": Is.FLOAT},
+        note="scores [C]: the first where its greatest less its second is at least the threshold, else the other",
+    ),
     "layer_norm": Kind(optional=("scale", "bias"), attributes={"dims": Is.COUNT, "eps": Is.FLOAT}, note="over the last ``dims`` axes"),
     "group_norm": Kind(optional=("scale", "bias"), attributes={"groups": Is.COUNT, "eps": Is.FLOAT}, note="channels last"),
     # moving data; int8 keeps scale and zero point

@@ -158,6 +158,13 @@ def _softmax(a: Mapping[str, Any], inputs: Sequence[Shape], weights: Weights) ->
     return inputs[0]
 
 
+def _exit_if(a: Mapping[str, Any], inputs: Sequence[Shape], weights: Weights) -> Shape:
+    early, late = inputs
+    _need(len(early) == 1 and early[0] >= 2, f"the scores of the exit have shape {list(early)}, expected one axis of two classes or more")
+    _need(early == late, f"the exit gives {list(early)} scores, the rest of the network {list(late)}")
+    return late
+
+
 def _layer_norm(a: Mapping[str, Any], inputs: Sequence[Shape], weights: Weights) -> Shape:
     x = inputs[0]
     _need(1 <= a["dims"] <= len(x), f"dims {a['dims']} of a tensor with {len(x)} axes")
@@ -248,6 +255,7 @@ _RULES: Mapping[str, Callable[..., Shape | tuple[Shape, ...]]] = {
     **dict.fromkeys(("avg_pool2d", "max_pool2d"), _pool2d),
     **dict.fromkeys(("avg_pool1d", "max_pool1d"), _pool1d),
     "softmax": _softmax,
+    "exit_if": _exit_if,
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     "concat": _concat,

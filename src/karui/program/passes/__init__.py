@@ -1,6 +1,7 @@
 """Passes: Program → Program. Each keeps what the program computes, and ``optimise`` runs them in the one order that works."""
 
 from karui.program.passes.editor import Editor
+from karui.program.passes.exits import order_exits
 from karui.program.passes.fold import fold_affine, fold_pads
 from karui.program.passes.fuse import fuse_clamps
 from karui.program.passes.integerize import integerize
@@ -11,7 +12,7 @@ from karui.program.program import Program
 
 
 def optimise(program: Program) -> Program:
-    """Fold, fuse, move to integers, tidy, name the patterns. The result computes the same up to float rounding (folds) and is smaller."""
+    """Fold, fuse, move to integers, tidy, order, name the patterns. The result is smaller and computes the same up to float rounding."""
     editor = Editor(program)
     tidy(editor)
     absorb_transposes(editor)
@@ -20,5 +21,6 @@ def optimise(program: Program) -> Program:
     fuse_clamps(editor)
     integerize(editor)
     tidy(editor)
+    order_exits(editor)
     name_supports(editor)
     return editor.program()
