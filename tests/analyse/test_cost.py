@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from karui.analyse.cost import measure
+from karui.analyse.cost import macs_by_node, measure
 from karui.graph import edit
 from karui.graph.doors.torch import capture
 from karui.graph.network import Network
@@ -27,6 +27,12 @@ def quantize(network: Network, name: str, bits: int = 8) -> None:
     state = {"scale": scale, "zero_point": torch.zeros_like(scale)}
     op = K.fake_quantize.default
     edit.put_on_parameter(network, name, op, state=state, args=("scale", "zero_point", -top, top, 0))
+
+
+def test_macs_by_node_are_those_of_the_report(lenet: Network) -> None:
+    found = macs_by_node(lenet)
+    assert [lenet.layer_of(node) for node in found] == ["conv1", "conv2", "fc1", "fc2"]
+    assert list(found.values()) == [row.macs for row in measure(lenet).rows if row.macs]
 
 
 def test_the_published_counts() -> None:

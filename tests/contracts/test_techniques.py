@@ -12,6 +12,11 @@ from karui.graph.network import Network
 from karui.testing.techniques import check_technique
 
 SETTINGS = {
+    "distill.exits": [
+        {},
+        {"after": ("conv1", "fc1"), "trunk": False, "channels": 4, "hidden": 8, "drop": 5.0},
+        {"after": ("x",), "drop": 3.0},
+    ],
     "distill.hinton": [{}, {"match": "dkd", "alpha": 0.05}, {"match": "dist", "alpha": 0.1, "temperature": (6.0, 1.0)}],
     "prune.weights": [{"sparsity": 0.5}, {"sparsity": 0.5, "schedule": "iterative", "allocation": "uniform", "exclude": ("conv1",)}],
     "prune.channels": [{"pruning_ratio": 0.25}],

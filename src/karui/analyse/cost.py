@@ -100,6 +100,13 @@ def measure(network: Network) -> Report:
     return Report(rows=tuple(rows))
 
 
+def macs_by_node(network: Network) -> dict[Node, int]:
+    """The MACs of one sample, for each node that has any, in the graph's order."""
+    values = network.values(batch=2)
+    counts = {node: _macs(node, values) // 2 for node in values}
+    return {node: count for node, count in counts.items() if count}
+
+
 def _row(network: Network, node: Node, values: dict[Node, Any], counted: set[str]) -> LayerCost:
     params = stored = weight_bytes = 0
     for name, forms in _parameters_of(network, node):
