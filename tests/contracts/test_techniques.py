@@ -18,6 +18,7 @@ SETTINGS = {
         {"after": ("x",), "drop": 3.0},
     ],
     "distill.hinton": [{}, {"match": "dkd", "alpha": 0.05}, {"match": "dist", "alpha": 0.1, "temperature": (6.0, 1.0)}],
+    "distill.features": [{}, {"method": "attention", "layers": (("conv1", "conv2"),), "weight": 10.0}, {"method": "relation"}],
     "prune.weights": [{"sparsity": 0.5}, {"sparsity": 0.5, "schedule": "iterative", "allocation": "uniform", "exclude": ("conv1",)}],
     "prune.channels": [{"pruning_ratio": 0.25}],
     "quantize.binaryconnect": [{}, {"stochastic": True}, {"stochastic": True, "test_weights": "binary", "H": 0.5}],
