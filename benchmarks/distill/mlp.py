@@ -22,8 +22,9 @@ from karui.graph.network import Network
 
 SHAPE = (1, 28, 28)
 BLACK = 0.1307 / 0.3081  # a black pixel is -BLACK once it is normalised
-BIG = Training(epochs=32, batch_size=256, optimizer="adamw", lr=1e-3, weight_decay=0.01, schedule="onecycle", warmup=0.2)
+BIG = Training(epochs=24, batch_size=256, optimizer="adamw", lr=1e-3, weight_decay=0.01, schedule="onecycle", warmup=0.2)
 SMALL = Training(epochs=20, batch_size=256, optimizer="adamw", lr=1e-3, weight_decay=0.0, schedule="onecycle", warmup=0.2)
+DROPOUT = (0.1, 0.25)  # of pixels, of hidden units: with the paper's (0.2, 0.5) so short a training leaves 0.8 % wrong of what it trains on
 SMALL_WIDTHS = (800, 800)
 
 
@@ -75,7 +76,7 @@ def mlp(seed: int, *hidden: int, dropout: tuple[float, float] = (0.0, 0.0)) -> N
 
 def big(seed: int) -> Network:
     """The teacher; ``datasets`` moves MNIST's pictures by up to two pixels."""
-    return trained(mlp(seed, 1200, 1200, dropout=(0.2, 0.5)), datasets.load("mnist"), [only(BIG)], _at("big", seed), seed=seed)
+    return trained(mlp(seed, 1200, 1200, dropout=DROPOUT), datasets.load("mnist"), [only(BIG)], _at("big", seed), seed=seed)
 
 
 def alone(data: Data, seed: int) -> Network:
