@@ -1,12 +1,18 @@
-"""Line 2, on CIFAR-10: ResNet-8 learns from ResNet-20 in each way that karui knows, beside the same training without a teacher.
+"""Lines 2 and 2b: a student learns in each way that karui knows, beside the same training without a teacher.
 
-Every student of a seed sees the same samples, augmented the same way, in the same order; the teacher is asked about each once.
+2: ResNet-8 from the zoo's ResNet-20 on CIFAR-10. 2b: a convolutional network of 2,254 parameters from LeNet-5 on MNIST, where two cores
+have time for features too. Every student of a seed sees the same samples, augmented the same way, in the same order.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 
+import torch
+from torch import nn
+
 from benchmarks.harness import Row, skipped
+from benchmarks.prune.mnist import dense
 from benchmarks.trainings import FOLDER, SEEDS, Errors, error, fresh, trained
 from karui import datasets, zoo
 from karui.compress.distill.features import Features
@@ -17,56 +23,122 @@ from karui.data import Data
 from karui.errors import DataError
 from karui.finetune.phases import Phase
 from karui.finetune.training import Training
+from karui.graph.doors.torch import capture
 from karui.graph.network import Network
 
 # what two cores have time for: the papers train 200 epochs and more
-TRAINING = Training(epochs=2, batch_size=128, lr=0.1, weight_decay=5e-4, schedule="onecycle", warmup=0.2, channels_last=True)
+CIFAR = Training(epochs=2, batch_size=128, lr=0.1, weight_decay=5e-4, schedule="onecycle", warmup=0.2, channels_last=True)
 
 # weights and temperatures as the papers give them for CIFAR, but that ours share one between label and teacher: nothing is tuned
-METHODS: Mapping[str, Callable[[Network, str], tuple[Technique, ...]]] = {
+SMALL = Training(epochs=3, batch_size=128, lr=0.05, weight_decay=5e-4, schedule="onecycle", warmup=0.2, channels_last=True)
+
+# weights and temperatures as the papers give them, but that ours share one between label and teacher: nothing is tuned
+Ways = Mapping[str, Callable[[Network, str | None], tuple[Technique, ...]]]
+SCORES: Ways = {
+    "alone": lambda teacher, cache: (),
     "Hinton": lambda teacher, cache: (Distill(teacher=teacher, cache=cache),),
-    "Hinton, T 8 to 1": lambda teacher, cache: (Distill(teacher=teacher, cache=cache, temperature=(8.0, 1.0)),),
     "DKD": lambda teacher, cache: (Distill(teacher=teacher, cache=cache, match="dkd", alpha=0.5),),
     "DIST": lambda teacher, cache: (Distill(teacher=teacher, cache=cache, match=partial(dist, between=2.0, within=2.0), alpha=0.5),),
+}
+ALL: Ways = {
+    **SCORES,
+    "Hinton, T 8 to 1": lambda teacher, cache: (Distill(teacher=teacher, cache=cache, temperature=(8.0, 1.0)),),
     "label-free": lambda teacher, cache: (Distill(teacher=teacher, cache=cache, alpha=1.0),),
+    "mean square": lambda teacher, cache: (Distill(teacher=teacher, cache=cache, match="mse", alpha=0.5),),
     "hint": lambda teacher, cache: (Features(teacher=teacher, method="hint"),),
     "attention": lambda teacher, cache: (Features(teacher=teacher, method="attention"),),
     "relation": lambda teacher, cache: (Features(teacher=teacher, method="relation"),),
+    "Hinton + attention": lambda teacher, cache: (Distill(teacher=teacher, cache=cache), Features(teacher=teacher, method="attention")),
 }
 GOAL = ("Hinton", "DKD", "DIST")  # Hinton and two others
 
 
-def rows(quick: bool) -> Iterator[Row]:
-    """The table, the student alone first."""
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A student, what it learns from, and how long. cached: keep what the teacher said on the disk, for augmented samples."""
+
+    name: str
+    data: Data
+    teacher: Network
+    student: Callable[[int], Network]
+    training: Training
+    ways: Ways
+    cached: bool = False
+
+    def taught(self, way: str, seed: int) -> Network:
+        """The student of this seed, taught in this way."""
+        cache = str(FOLDER / "distill" / f"targets-{seed}") if self.cached else None
+        phase = Phase(techniques=self.ways[way](self.teacher, cache), training=self.training)
+        folder = f"distill/{self.name}/{way.replace(', ', '-').replace(' + ', '-').replace(' ', '-')}/{seed}"
+        return trained(self.student(seed), self.data, [phase], folder, seed=seed)
+
+    def accuracy(self, way: str) -> Errors:
+        """Test accuracies, one a seed."""
+        return Errors(each=tuple(100 - error(self.taught(way, seed), self.data) for seed in SEEDS))
+
+
+def on_cifar(quick: bool) -> Iterator[Row]:
+    """Line 2."""
     try:
-        data = datasets.load("cifar-10")
+        setting = cifar()
     except DataError as reason:
         yield skipped("2 cifar-10", str(reason))
         return
-    teacher = zoo.load("resnet20_cifar10")
-    case = f"2 {data.name}, resnet8"
-    yield Row(case=f"{case}, teacher resnet20_cifar10", figure="test accuracy", value=100 - error(teacher, data), unit="%")
-    alone = _accuracy(teacher, data, "alone")
-    yield _row(f"{case}, alone", "test accuracy", alone)
-    for name in METHODS:
-        taught = _accuracy(teacher, data, name)
-        yield _row(f"{case}, {name}", "test accuracy", taught)
+    yield from table("2", setting, goals=True)
+
+
+def on_mnist(quick: bool) -> Iterator[Row]:
+    """Line 2b."""
+    try:
+        setting = mnist()
+    except DataError as reason:
+        yield skipped("2b mnist", str(reason))
+        return
+    yield from table("2b", setting, goals=False)
+
+
+def cifar() -> Setting:
+    """ResNet-20 teaches ResNet-8."""
+    return Setting(
+        name="resnet8",
+        data=datasets.load("cifar-10"),
+        teacher=zoo.load("resnet20_cifar10"),
+        student=lambda seed: fresh("resnet8", seed, (3, 32, 32)),
+        training=CIFAR,
+        ways=SCORES,
+        cached=True,
+    )
+
+
+def mnist() -> Setting:
+    """LeNet-5 teaches a network of two narrow convolutions."""
+    data = datasets.load("mnist", augment=False)
+    return Setting(name="narrow", data=data, teacher=dense("lenet5", data, 0), student=narrow, training=SMALL, ways=ALL)
+
+
+def narrow(seed: int) -> Network:
+    """LeNet-5's form with 4 and 8 channels and no hidden layer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        first = (nn.Conv2d(1, 4, 5), nn.ReLU(), nn.MaxPool2d(2))
+        module = nn.Sequential(*first, nn.Conv2d(4, 8, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10))
+        return capture(module, torch.zeros(2, 1, 28, 28), name="narrow")
+
+
+def table(line: str, setting: Setting, *, goals: bool) -> Iterator[Row]:
+    """The teacher, the student alone, and what each way brings."""
+    case, epochs = f"{line} {setting.data.name}, {setting.name}", setting.training.epochs
+    teacher = 100 - error(setting.teacher, setting.data)
+    yield Row(case=f"{case}, teacher {setting.teacher.name}", figure="test accuracy", value=teacher, unit="%")
+    alone = setting.accuracy("alone")
+    yield _row(f"{case}, alone", f"test accuracy after {epochs:g} epochs", alone)
+    for way in (way for way in setting.ways if way != "alone"):
+        taught = setting.accuracy(way)
+        yield _row(f"{case}, {way}", "test accuracy", taught)
         gain = Errors(each=tuple(b - a for a, b in zip(alone.each, taught.each, strict=True)))
         spread = max(alone.spread or 0.0, taught.spread or 0.0)
-        goal = {"goal": "> spread", "ok": gain.mean > spread} if name in GOAL else {}
-        yield _row(f"{case}, {name}", "accuracy above the student alone", gain, unit="points", peer="the student alone", **goal)
-
-
-def student(teacher: Network, data: Data, name: str, seed: int) -> Network:
-    """ResNet-8 of this seed, taught in this way; "alone": by nobody."""
-    cache = str(FOLDER / "distill" / f"targets-{seed}")
-    techniques = METHODS[name](teacher, cache) if name in METHODS else ()
-    folder = f"distill/resnet8/{name.replace(', ', '-').replace(' ', '-')}/{seed}"
-    return trained(fresh("resnet8", seed, (3, 32, 32)), data, [Phase(techniques=techniques, training=TRAINING)], folder, seed=seed)
-
-
-def _accuracy(teacher: Network, data: Data, name: str) -> Errors:
-    return Errors(each=tuple(100 - error(student(teacher, data, name, seed), data) for seed in SEEDS))
+        goal = {"goal": "> spread", "ok": gain.mean > spread} if goals and way in GOAL else {}
+        yield _row(f"{case}, {way}", "accuracy above the student alone", gain, unit="points", peer="the student alone", **goal)
 
 
 def _row(case: str, figure: str, found: Errors, unit: str = "%", **more: object) -> Row:

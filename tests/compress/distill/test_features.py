@@ -142,6 +142,7 @@ def test_layers_may_be_named_and_wrong_names_are_told() -> None:
         fresh = small()
         with pytest.raises(RecipeError, match=message):
             Features(teacher=wide(), layers=layers).attach(fresh, context(fresh))
+        assert fresh.taps == ()
     with pytest.raises(RecipeError, match="expected pairs"):
         Features(layers=(("conv1",),))  # type: ignore[arg-type]
 

@@ -57,7 +57,11 @@ class Features(Technique):
         for name, (ours, theirs) in zip(names, pairs, strict=True):
             edit.tap(network, ours, name)
             edit.tap(teacher, theirs, name)
-        return Comparing(self, network, teacher, names, context)
+        try:
+            return Comparing(self, network, teacher, names)
+        except RecipeError:
+            edit.untap(network, names)
+            raise
 
 
 class Comparing(Attached):
@@ -65,7 +69,7 @@ class Comparing(Attached):
 
     settles = 0.0
 
-    def __init__(self, settings: Features, network: Network, teacher: Network, names: Sequence[str], context: Context) -> None:
+    def __init__(self, settings: Features, network: Network, teacher: Network, names: Sequence[str]) -> None:
         self.network, self.teacher, self.names = network, teacher, names
         self.method = method_named(settings.method)
         self.weight = WEIGHTS.get(str(settings.method), 1.0) if settings.weight is None else settings.weight
