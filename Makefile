@@ -52,6 +52,7 @@ bench: $(READY)  ## the benchmarks that measure again what the tables say
 	$(BIN)/python -m benchmarks.latency --quick --json runs/bench-latency.json
 	$(BIN)/python -m benchmarks.prune --quick --json runs/bench-prune.json
 	$(BIN)/python -m benchmarks.quantize --quick --json runs/bench-quantize.json
+	$(BIN)/python -m benchmarks.distill --quick --json runs/bench-distill.json
 
 clean:           ## what the chores left behind (runs/ stays)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

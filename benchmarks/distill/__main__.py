@@ -1,12 +1,17 @@
 """Every line of the benchmark in order. Trainings that ``runs/benchmarks`` holds aren't done again."""
 
-from benchmarks.distill import mnist
+from benchmarks.distill import compose, methods, mnist, overhead, refusals
 from benchmarks.distill.kept import KEPT
 from benchmarks.harness import main
 
 LINES = {
     "1": KEPT.unless_quick(mnist.rows, "1"),
+    "2": KEPT.unless_quick(methods.on_cifar, "2"),
+    "2b": KEPT.unless_quick(methods.on_mnist, "2b"),
+    "3": KEPT.unless_quick(compose.rows, "3"),
+    "5": overhead.rows,
+    "6": refusals.rows,
 }
 
 if __name__ == "__main__":
-    main("distill", LINES, timings=[])
+    main("distill", LINES, timings=["5"])
