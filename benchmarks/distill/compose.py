@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from benchmarks.distill.kept import KEPT
 from benchmarks.distill.methods import mnist
 from benchmarks.harness import Row, skipped
 from benchmarks.prune.mnist import dense
@@ -31,6 +32,7 @@ class Hard:
     start: Callable[[Data], Network]
     techniques: tuple[Technique, ...]
     training: Training
+    kept: str = ""
     augmented: bool = False
     seeds: tuple[int, ...] = SEEDS
 
@@ -41,9 +43,14 @@ HARD: Mapping[str, Hard] = {
         start=lambda data: dense("lenet5", data, 0),
         techniques=(Prune(sparsity=0.99, schedule="cubic"),),
         training=TRAINING,
+        kept="lenet5-99-distilled",
     ),
     "narrow LeNet, int4": Hard(
-        data="mnist", start=lambda data: mnist().taught("alone", 0), techniques=(Quantize(bits=4, activation_bits=4),), training=TRAINING
+        data="mnist",
+        start=lambda data: mnist().taught("alone", 0),
+        techniques=(Quantize(bits=4, activation_bits=4),),
+        training=TRAINING,
+        kept="narrow-int4-distilled",
     ),
     "resnet8, 1-bit weights and activations": Hard(
         data="cifar-10",
@@ -69,6 +76,7 @@ def rows(quick: bool) -> Iterator[Row]:
         }
         for way, label in (("alone", "without distillation"), ("taught", "distilled from the dense network")):
             yield _row(case, f"test accuracy, {label}", found[way])
+        KEPT.keep(hard.kept, compressed(name, "taught", data, hard.seeds[0]))
         gains = Errors(each=tuple(b - a for a, b in zip(found["alone"].each, found["taught"].each, strict=True)))
         yield _row(case, "distillation brings", gains, unit="points")
 

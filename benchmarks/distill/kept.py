@@ -4,6 +4,6 @@ from benchmarks.kept import Kept
 
 KEPT = Kept(
     benchmark="distill",
-    lines={"mlp-30-distilled": "1"},
-    data={"1": "mnist"},
+    lines={"mlp-30-distilled": "1", "narrow-distilled": "2b", "lenet5-99-distilled": "3", "narrow-int4-distilled": "3"},
+    data={"1": "mnist", "2b": "mnist", "3": "mnist"},
 )

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from benchmarks.distill.kept import KEPT
 from benchmarks.harness import Row, skipped
 from benchmarks.prune.mnist import dense
 from benchmarks.trainings import FOLDER, SEEDS, Errors, error, fresh, trained
@@ -136,6 +137,8 @@ def table(line: str, setting: Setting, *, goals: bool) -> Iterator[Row]:
     yield _row(f"{case}, alone", f"test accuracy after {epochs:g} epochs", alone)
     for way in (way for way in setting.ways if way != "alone"):
         taught = setting.accuracy(way)
+        if way == "Hinton":
+            KEPT.keep(f"{setting.name}-distilled", setting.taught(way, SEEDS[0]))
         yield _row(f"{case}, {way}", "test accuracy", taught)
         gain = Errors(each=tuple(b - a for a, b in zip(alone.each, taught.each, strict=True)))
         spread = max(alone.spread or 0.0, taught.spread or 0.0)

@@ -88,6 +88,8 @@ def test_what_needs_a_class_as_target_says_so() -> None:
     x = said()
     with pytest.raises(RecipeError, match="one class for each"):
         dkd(Said(student=x.student, teacher=x.teacher, temperature=1.0, targets=torch.rand(6)))
+    with pytest.raises(RecipeError, match="targets go from 255 to 255, the scores are of 5 classes"):
+        dkd(Said(student=x.student, teacher=x.teacher, temperature=1.0, targets=torch.full((6,), 255)))
     with pytest.raises(RecipeError, match="match: 'cosine' is not a way of matching: use kl, dkd, dist, mse"):
         match_named("cosine")  # type: ignore[arg-type]
 

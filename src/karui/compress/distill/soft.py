@@ -36,6 +36,11 @@ class Said:
         y = self.targets
         if not isinstance(y, Tensor) or y.is_floating_point() or y.numel() != len(self.student):
             raise RecipeError("distill: this way of matching needs one class for each score's row as target; choose match = 'kl'")
+        if not 0 <= int(y.min()) <= int(y.max()) < self.student.shape[1]:
+            raise RecipeError(
+                f"distill: targets go from {int(y.min())} to {int(y.max())}, the scores are of {self.student.shape[1]} classes; "
+                "choose match = 'kl', which needs no labels"
+            )
         return y.reshape(-1)
 
 
