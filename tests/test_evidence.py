@@ -14,6 +14,7 @@ from karui.lower import lower
 from karui.program.interpreter import run
 from karui.search.trial import Trial, figure
 from karui.testing.subjects import small_inputs, small_programs
+from tests.export.test_c_exits import leaving
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,7 @@ def test_a_program_that_rounds_floats_within_promises_nothing() -> None:
     first = replace(program.ops[0], inputs=(program.ops[3].outputs[0],))
     assert evidence.rounds_floats(replace(program, ops=(*program.ops[1:], first)))
     assert not evidence.rounds_floats(small_programs()["float"])
+
+
+def test_an_exit_that_looks_at_floats_promises_nothing() -> None:
+    assert evidence.rounds_floats(leaving()) and not evidence.rounds_floats(leaving(integer=True))

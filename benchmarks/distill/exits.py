@@ -34,6 +34,7 @@ from karui.lower import lower
 from karui.program.program import Program
 from karui.run import host
 from karui.search.scores import feeds, program_scores
+from karui.verify.cost import undecided
 
 LENET_TRIAL = replace(RETRAIN, epochs=2)
 LENET_TRAINING = replace(RETRAIN, epochs=10)
@@ -46,7 +47,6 @@ BRANCHYNET = EarlyExits(after=("conv1",), grid=6, hidden=64)  # its place
 RESNET_TRAINING = Training(epochs=3, batch_size=128, lr=0.03, weight_decay=5e-4, schedule="onecycle", warmup=0.1, channels_last=True)
 RESNET = EarlyExits(after=("blocks.1", "blocks.2", "blocks.4"), channels=64, grid=4, weights=(0.5,))
 LEARNING = 1.0  # points that exits may cost which are kept after training, before thresholds are chosen for the drop that is asked for
-NEVER = 1e30  # a margin that no sample has
 CHUNK = 100  # samples timed in turn
 PASSES = 2
 
@@ -198,12 +198,6 @@ def leaving(network: Network, data: Data) -> dict[str, float]:
                 left &= ~sure
             total += len(batch)
     return {name.removesuffix(".threshold"): count / total for name, count in gone.items()}
-
-
-def undecided(program: Program) -> Program:
-    """The program with thresholds that no sample reaches: every branch is computed, and none taken."""
-    ops = [replace(op, attributes={"threshold": NEVER}) if op.kind == "exit_if" else op for op in program.ops]
-    return replace(program, ops=tuple(ops))
 
 
 def latencies(programs: Mapping[str, Program], data: Data) -> dict[str, tuple[float, float]]:

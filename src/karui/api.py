@@ -35,6 +35,7 @@ from karui.search import sensitivity as pruned
 from karui.search.climb import choose, climb, unreachable
 from karui.search.ladder import Rung, ladder, long_steps
 from karui.search.trial import Setting, dense_control, files, lowered
+from karui.verify.cost import undecided
 from karui.workspace import Run, atomic_write
 
 DEMO_BUDGET = Budget(drop=0.3, bytes=90_000)  # the float program in C takes 1.73 MB; compilers differ by a few per cent
@@ -195,10 +196,13 @@ def export(
 
 
 def bench(run: str | Path) -> list[Bench]:
-    """Bytes and latency of a run's program in C and onnxruntime, beside the float original, measured together now."""
+    """Bytes and latency of a run's program in C and onnxruntime, beside the float original, measured together now.
+
+    There are no data here, so a program with early exits is timed as for a sample that leaves at none: what it takes at most.
+    """
     opened, forms = Run.open(run), {"float": "original.karui", "compressed": "program.karui"}
     with opened.lock():
-        programs = {form: codec.load(opened.directory / file) for form, file in forms.items()}
+        programs = {form: undecided(codec.load(opened.directory / file)) for form, file in forms.items()}
         return evidence.bench({form: evidence.build(program, opened.path("bench", form)) for form, program in programs.items()})
 
 

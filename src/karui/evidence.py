@@ -34,10 +34,10 @@ from karui.report.record import (
 from karui.run import measure
 from karui.run.machine import machine, versions
 from karui.run.runners import Runner
-from karui.search.scores import feeds, mean_score, program_scores
+from karui.search.scores import feeds, few, mean_score, program_scores
 from karui.search.trial import Setting, Trial, figure, lowered, words
 from karui.verify import accuracy
-from karui.verify.cost import cost_of, opened, random_inputs
+from karui.verify.cost import cost_of, opened, timed_call
 from karui.verify.parity import compare
 from karui.verify.verdict import judge
 
@@ -114,7 +114,7 @@ def gather(setting: Setting, before: Side, after: Side | None, trials: Sequence[
         bits_chosen=bits[-1] if bits else None,
         steps=steps(best),
         parity=held,
-        bench=bench({"float": before.built} | ({"compressed": after.built} if after else {})),
+        bench=bench({"float": before.built} | ({"compressed": after.built} if after else {}), data),
         verdict=verdict(setting, change, best, held),
     )
 
@@ -127,7 +127,8 @@ def test_scores(side: Side, setting: Setting) -> NDArray[np.float64]:
 def standing(side: Side, scores: NDArray[np.float64], setting: Setting, validation: float | None) -> Standing:
     """One side: how it stands on the test part, and what it costs on the budget's target."""
     judged = accuracy.accuracy(scores, scale=setting.data.metric.scale)
-    report, cost = analyse(side.network), cost_of(side.built.on[setting.budget.target], side.program)
+    samples = few(side.program, setting.data.test)
+    report, cost = analyse(side.network), cost_of(side.built.on[setting.budget.target], side.program, samples=samples)
     return Standing(
         accuracy=judged.mean,
         low=judged.low,
@@ -152,9 +153,13 @@ def parity(side: Side, data: Data) -> list[Parity]:
 
 
 def rounds_floats(program: Program) -> bool:
-    """Does an op make integers of what a float op computed? There a last bit may tip a rounding, and the rest follows."""
+    """Does an op make integers of what a float op computed, or an exit look at it? A last bit may tip that, and the rest follows."""
     given = {entry.tensor for entry in program.inputs}
-    return any(op.kind == "quantize" and not set(op.inputs) <= given for op in program.ops)
+    exact = {name for op in program.ops if op.kind == "dequantize" for name in op.outputs}
+    return any(
+        (op.kind == "quantize" and not set(op.inputs) <= given) or (op.kind == "exit_if" and op.inputs[0] not in exact)
+        for op in program.ops
+    )
 
 
 def hold(runner: Runner, found: Sequence[Array], expected: Sequence[Array], *, promised: bool) -> Parity:
@@ -293,23 +298,28 @@ def verdict(setting: Setting, change: accuracy.Accuracy | None, best: Trial | No
     return VerdictFacts(ok=judged.ok and not wrong, lines=lines)
 
 
-def bench(forms: Mapping[str, Built]) -> list[Bench]:
-    """Bytes and latency of each program on each runner, one sample, one thread, measured in turn in one run."""
+def bench(forms: Mapping[str, Built], data: Data | None = None) -> list[Bench]:
+    """Bytes and latency of each program on each runner, one sample, one thread, measured in turn in one run.
+
+    With early exits: the mean over the first samples of the test part; without data, of noise.
+    """
     calls: dict[tuple[str, str], Any] = {}
+    counts: dict[tuple[str, str], int] = {}
     sizes: dict[tuple[str, str], int] = {}
     for form, each in forms.items():
-        sample = random_inputs(each.program, 1)
+        samples = few(each.program, data.test) if data else None
         for runner in each.on.values():
-            calls[runner.runs_on, form], sizes[runner.runs_on, form] = runner.call(sample), runner.bytes
+            key = runner.runs_on, form
+            (calls[key], counts[key]), sizes[key] = timed_call(runner, each.program, samples), runner.bytes
     timings = measure.interleaved(calls)
     return [
         Bench(
             runner=runner,
             form=form,
             bytes=sizes[runner, form],
-            median_ms=timing.median_ms,
-            p10_ms=timing.p10,
-            p90_ms=timing.p90,
+            median_ms=timing.median_ms / counts[runner, form],
+            p10_ms=timing.p10 / counts[runner, form],
+            p90_ms=timing.p90 / counts[runner, form],
             runs=timing.runs,
         )
         for (runner, form), timing in timings.items()

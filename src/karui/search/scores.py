@@ -27,6 +27,11 @@ def feeds(program: Program, batch: Batch) -> list[Array]:
     return arrays
 
 
+def few(program: Program, part: Part, count: int = 32) -> list[Array]:
+    """The part's first samples as the program's inputs: what one times a program on whose time depends on the sample."""
+    return feeds(program, next(iter(part.batches(min(count, len(part))))))
+
+
 def outputs_of(program: Program, arrays: Sequence[Array]) -> tuple[torch.Tensor, ...]:
     """What the program gave, as the network would have: floats, channels first."""
     outputs = []

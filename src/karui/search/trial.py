@@ -19,7 +19,7 @@ from karui.program import codec
 from karui.program.program import Program
 from karui.run.runners import Runner
 from karui.search.ladder import Rung
-from karui.search.scores import mean_score
+from karui.search.scores import few, mean_score
 from karui.verify.cost import cost_of, opened
 from karui.verify.verdict import Line, judge
 from karui.workspace import Run
@@ -111,7 +111,8 @@ def lowered(network: Network, data: Data, name: str) -> Program:
 def priced(network: Network, program: Program, setting: Setting, rung: str) -> tuple[Runner, Cost]:
     """The program on the budget's target, and what it costs there, with the network's MACs and parameters beside."""
     runner = opened(program, setting.budget.target, setting.run.path("candidates", rung, "measured"))
-    cost, report = cost_of(runner, program, latency=setting.budget.latency_ms is not None), measure(network)
+    samples = few(program, setting.data.validation)
+    cost, report = cost_of(runner, program, latency=setting.budget.latency_ms is not None, samples=samples), measure(network)
     return runner, replace(cost, macs=report.macs, params=report.params)
 
 
