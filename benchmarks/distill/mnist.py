@@ -1,7 +1,8 @@
 """Line 1: Hinton's experiments on MNIST: what a big network's answers teach a small one, and of a digit that it never saw.
 
 Hinton, Vinyals and Dean 2015, §3; the errors it tells are of 10,000: big 67, small 146, small and taught 74. Settings are chosen on
-validation: alpha by one seed's errors there, as a training takes minutes; the bias of the digit left out seed by seed.
+validation: alpha by one seed's errors there, as a training takes minutes, the first of those that are alike; the bias of the digit left
+out seed by seed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,9 @@ from karui.data import ArrayPart, Data, Part
 from karui.errors import DataError
 from karui.graph.network import Network
 
-TRIED = tuple(Taught(alpha=alpha) for alpha in (1.0, 0.9, 0.5))
-TRIED_OMITTED = tuple(Taught(alpha=alpha) for alpha in (1.0, 0.9))
+TRIED = tuple(Taught(alpha=alpha) for alpha in (1.0, 0.5))
 CHOSEN_BY = SEEDS[:1]  # the seeds that choose among those
+UNTOLD = Taught(alpha=1.0)  # labels would say of everything that it is no 3
 OMITTED = 3  # the digit that the transfer set lacks
 RAISES = tuple(round(0.1 * step, 1) for step in range(101))  # of its bias
 
@@ -71,9 +72,8 @@ def recovery(data: Data) -> Iterator[Row]:
 
 @dataclass(frozen=True, kw_only=True)
 class Corrected:
-    """What is wrong, and how many of the omitted digit are right, with its bias raised by that much."""
+    """What is wrong, and how many of the omitted digit are right, with its bias raised."""
 
-    raised: float
     errors: int
     right: float  # of the omitted digit, in per cent
 
@@ -81,17 +81,13 @@ class Corrected:
 def omitted(data: Data) -> Iterator[Row]:
     """The student never sees a 3: what its teacher's answers to other digits tell of it."""
     case, without = f"1 mnist, no {OMITTED} in the transfer set", lacking(data)
-    tried: dict[Taught, list[int]] = {}
-    for taught in TRIED_OMITTED:
-        made = [_untold(without, seed, taught) for seed in CHOSEN_BY]
-        tried[taught] = [corrected(n, data.validation, best_raise(n, data.validation)).errors for n in made]
-        yield _row(f"{case}, {taught.label}", "validation errors of 5,000, corrected", tried[taught])
-    chosen = min(tried, key=lambda taught: mean(tried[taught]))
-    made = [_untold(without, seed, chosen) for seed in SEEDS]
+    made = [distilled(without, seed, UNTOLD, folder=f"no-{OMITTED}/") for seed in SEEDS]
     raises = [best_raise(n, data.validation) for n in made]
     before = [corrected(n, data.test, 0.0) for n in made]
     after = [corrected(n, data.test, raised) for n, raised in zip(made, raises)]
-    label = f"{case}, {chosen.label}"
+    label = f"{case}, {UNTOLD.label}"
+    on_validation = [corrected(n, data.validation, raised).errors for n, raised in zip(made, raises)]
+    yield _row(label, "validation errors of 5,000, corrected", on_validation)
     yield _row(label, "test errors of 10,000", [each.errors for each in before], peer="Hinton et al. 2015: 206")
     yield _row(label, "3s right", [each.right for each in before], unit="%", peer="Hinton et al. 2015: 86.8 %")
     yield _row(label, "bias of the 3 raised by", raises, peer="Hinton et al. 2015: 3.5")
@@ -103,7 +99,7 @@ def omitted(data: Data) -> Iterator[Row]:
 def lacking(data: Data) -> Data:
     """The same data with no omitted digit among what is trained on."""
     part = data.train
-    assert isinstance(part, ArrayPart)
+    assert isinstance(part, ArrayPart)  # MNIST is in memory
     return replace(data, train=part.subset((part.targets != OMITTED).nonzero().flatten()))
 
 
@@ -119,7 +115,7 @@ def corrected(network: Network, part: Part, raised: float) -> Corrected:
     """The network's errors with the bias raised."""
     scores, classes = answers(network, part)
     wrong = _wrong(scores, classes, raised)
-    return Corrected(raised=raised, errors=int(wrong.sum()), right=100 * float(1 - wrong[classes == OMITTED].mean()))
+    return Corrected(errors=int(wrong.sum()), right=100 * float(1 - wrong[classes == OMITTED].mean()))
 
 
 def _wrong(scores: np.ndarray, classes: np.ndarray, raised: float) -> np.ndarray:
@@ -127,10 +123,6 @@ def _wrong(scores: np.ndarray, classes: np.ndarray, raised: float) -> np.ndarray
     more = np.zeros(scores.shape[1], scores.dtype)
     more[OMITTED] = raised
     return np.asarray((scores + more).argmax(1) != classes)
-
-
-def _untold(without: Data, seed: int, taught: Taught) -> Network:
-    return distilled(without, seed, taught, folder=f"no-{OMITTED}/")
 
 
 def _row(case: str, figure: str, each: Sequence[float], unit: str = "", peer: str | None = None) -> Row:
