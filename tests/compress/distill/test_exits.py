@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from karui.analyse.cost import measure
 from karui.compress.distill.exits import Costs, EarlyExits, choose, shares
+from karui.compress.prune.channels import PruneChannels
 from karui.compress.quantize.int8 import Quantize
 from karui.data import Data
 from karui.errors import RecipeError
@@ -21,6 +22,7 @@ from karui.graph import branches
 from karui.graph.doors.torch import capture
 from karui.graph.network import Network
 from karui.lower import lower
+from karui.program.check import check
 from karui.zoo.lenet import lenet5
 from tests.compress.tiny import context, data, small, train
 
@@ -99,6 +101,14 @@ def test_a_network_with_exits_keeps_them_and_chooses_anew() -> None:
     assert torch.equal(quantized.network.get("exits.0.fc.weight"), network.get("exits.0.fc.weight"))
     assert again["metric"] == pytest.approx(score(quantized.network, data().validation, data().metric))
     assert "int8" in {lower(quantized.network).tensor(op.outputs[0]).dtype for op in lower(quantized.network).ops}
+
+
+def test_channels_that_a_branch_reads_can_leave() -> None:
+    exits, training = EarlyExits(after=("conv1",), drop=5.0), Training(steps=20, batch_size=16, lr=0.03)
+    phases = [Phase(techniques=(exits,), training=training), Phase(techniques=(PruneChannels(pruning_ratio=0.5),))]
+    network = run_phases(small(), data(), phases).network
+    assert network.get("exits.0.fc.weight").shape == (4, 4 * 16) and len(branches.exits_of(network)) == 1
+    check(lower(network))
 
 
 def test_an_exit_that_is_not_worth_it_is_taken_out() -> None:
