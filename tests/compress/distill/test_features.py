@@ -96,8 +96,19 @@ def test_pairs_are_found_by_shape() -> None:
     assert student.values()[pair[0]].shape[1:] == (12,)
     assert teacher.values()[pair[1]].shape[1:] == (20,)
     flat = capture(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), torch.randn(2, 1, 8, 8))
-    with pytest.raises(RecipeError, match="no two values of one height and width; name pairs"):
+    with pytest.raises(RecipeError, match="has no values with places inside; name pairs"):
         pairs_by_shape(student, flat)
+
+
+def test_stages_pair_up_by_their_share_of_the_picture_and_else_the_last() -> None:
+    larger = capture(Wide(), torch.randn(2, 1, 16, 16), name="larger")
+    student = small()
+    values, theirs = student.values(), larger.values()
+    found = [(values[a].shape[2:], theirs[b].shape[2:]) for a, b in pairs_by_shape(student, larger)]
+    assert found == [((8, 8), (16, 16)), ((4, 4), (8, 8))]
+    strided = capture(nn.Sequential(nn.Conv2d(1, 4, 4, 3), nn.Flatten(), nn.Linear(16, 4)), torch.randn(2, 1, 8, 8))
+    ((a, b),) = pairs_by_shape(strided, larger)
+    assert (strided.values()[a].shape[1:], theirs[b].shape[1:]) == ((4, 2, 2), (20, 8, 8))
 
 
 def test_stages_of_resnets_pair_up() -> None:

@@ -104,29 +104,30 @@ def _angles(x: Tensor) -> Tensor:
 
 
 def pairs_by_shape(student: Network, teacher: Network, *, embedding: bool = False) -> list[tuple[Node, Node]]:
-    """Values that stand for the same stage: of each height and width (or length) that both have, the last value in each.
+    """Values that stand for the same stage: the last ones of each share of the input's height and width (or length) that both have.
 
-    embedding: instead, what each one's last linear layer reads. Raises RecipeError where there is none.
+    Where they have none in common, the last stage of each. embedding: instead, what each one's last linear layer reads. Raises RecipeError
+    where there is none.
     """
     if embedding:
         return [(_read_last(student), _read_last(teacher))]
     ours, theirs = _stages(student), _stages(teacher)
-    found = [(ours[size], theirs[size]) for size in ours if size in theirs]
-    if not found:
-        raise RecipeError(
-            f"distill: '{student.name}' and '{teacher.name}' have no two values of one height and width; name pairs in layers"
-        )
-    return found
+    for network, stages in ((student, ours), (teacher, theirs)):
+        if not stages:
+            raise RecipeError(f"distill: '{network.name}' has no values with places inside; name pairs in layers")
+    last = (list(ours.values())[-1], list(theirs.values())[-1])
+    return [(ours[share], theirs[share]) for share in ours if share in theirs] or [last]
 
 
 def _stages(network: Network) -> dict[tuple[int, ...], Node]:
-    values = network.values()
+    """The last value of each stage, by how often its places go into the input's, in the order in which they begin."""
+    values, whole = network.values(), network.inputs[0].shape[1:]
     found: dict[tuple[int, ...], Node] = {}
     for node in network.module.graph.nodes:
         value = values.get(node)
         if node.op == "call_function" and not is_form(node) and isinstance(value, Tensor) and value.dim() in (3, 4) and len(value) == 2:
             if any(size > 1 for size in value.shape[2:]):  # a single place is what pooling leaves
-                found[tuple(value.shape[2:])] = node
+                found[tuple(round(full / size) for full, size in zip(whole, value.shape[2:]))] = node
     return found
 
 
