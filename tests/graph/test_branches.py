@@ -134,3 +134,18 @@ def test_a_value_of_too_many_axes_is_refused() -> None:
     network = capture(Volume(), torch.zeros(2, 3, 4, 4, 4)).eval()
     with pytest.raises(RecipeError, match=r"'relu' gives values \[3, 4, 4, 4\]; choose a layer of pictures"):
         branches.put_exit(network, branches.place_named(network, "relu"), "exits.0", PLAIN, 0)
+
+
+def test_a_batch_size_that_is_asked_for_at_the_end_hides_no_place() -> None:
+    class Shuffled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.first(x))
+            y = y.view(x.shape[0], 2, 2, 6, 6).transpose(1, 2).reshape(x.shape[0], 4, 6, 6)
+            return self.fc(y.mean((2, 3)))
+
+    network = capture(Shuffled(), torch.randn(2, 1, 8, 8))
+    assert "relu" in {node.name for node in branches.narrow_places(network)}

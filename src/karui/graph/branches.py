@@ -77,7 +77,8 @@ def narrow_places(network: Network) -> list[Node]:
     for node, i in list(order.items())[:-1]:
         if furthest <= i and node.op != "placeholder" and isinstance(values[node], Tensor):
             found.append(node)
-        furthest = max(furthest, *(order.get(user, len(order)) for user in node.users))
+        readers = [order.get(user, len(order) if user.op == "output" else i) for user in node.users]  # a size that is asked for is no value
+        furthest = max(furthest, *readers)
     return found
 
 
