@@ -104,7 +104,9 @@ class EarlyExits(Technique):
         macs = macs_by_node(network)
         spent = dict(zip(order, itertools.accumulate(macs.get(node, 0) for node in order), strict=True))
         total, found = sum(macs.values()), list[fx.Node]()
-        narrow = [node for node in branches.narrow_places(network) if 0 < spent[node] < total and node.target not in VIEWS]
+        values = network.values()
+        plain = [node for node in branches.narrow_places(network) if node.target not in VIEWS and values[node].dim() <= 4]
+        narrow = [node for node in plain if 0 < spent[node] < total]
         for i in range(1, self.count + 1):
             free = [node for node in narrow if not found or spent[node] > spent[found[-1]]]
             before = [node for node in free if spent[node] <= total * i / (self.count + 1)]
