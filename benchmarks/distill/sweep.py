@@ -14,12 +14,11 @@ from benchmarks.trainings import SEEDS, Errors
 from karui.data import Data
 from karui.graph.network import Network
 
-TEMPERATURES = {30: (1.0, 2.0, 4.0, 8.0, 20.0), 300: (1.0, 8.0, 20.0)}  # by units per layer: what there is time for …
-STUDENTS = {30: SEEDS, 300: SEEDS[:1]}  # … and the seeds
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
+STUDENTS = {30: SEEDS, 300: SEEDS[:1]}  # units per layer, and the seeds that there is time for
 LOW = (2.0, 4.0)  # of these, those about the paper's range of 2.5 to 4
 ALPHA = 1.0  # the teacher's answers alone, as its temperature is what is asked about
 ALIKE = 0.1  # points; five pictures of 5,000
-
 
 Curve = Mapping[float, Errors]  # temperature → errors on validation
 
@@ -28,12 +27,12 @@ def rows(data: Data) -> Iterator[Row]:
     """Both curves, and whether they have the shape that the paper found."""
     curves: dict[int, Curve] = {}
     for units, seeds in STUDENTS.items():
-        curves[units] = {t: Errors(each=tuple(_error(data, seed, t, units) for seed in seeds)) for t in TEMPERATURES[units]}
+        curves[units] = {t: Errors(each=tuple(_error(data, seed, t, units) for seed in seeds)) for t in TEMPERATURES}
         for temperature, found in curves[units].items():
             case = f"1 mnist, {units} units, T {temperature:g}"
             yield Row(case=case, figure="validation error", value=found.mean, unit="%", seeds=len(seeds), spread=found.spread)
     yield from shape(curves[30], curves[300])
-    best = min(TEMPERATURES[30], key=lambda t: curves[30][t].mean)
+    best = min(TEMPERATURES, key=lambda t: curves[30][t].mean)
     KEPT.keep("mlp-30-distilled", _student(data, 0, best, 30))
 
 
