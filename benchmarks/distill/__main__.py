@@ -1,6 +1,6 @@
 """Every line of the benchmark in order. Trainings that ``runs/benchmarks`` holds aren't done again."""
 
-from benchmarks.distill import compose, methods, mnist, overhead, refusals
+from benchmarks.distill import compose, exits, methods, mnist, overhead, refusals
 from benchmarks.distill.kept import KEPT
 from benchmarks.harness import main
 
@@ -9,9 +9,11 @@ LINES = {
     "2": KEPT.unless_quick(methods.on_cifar, "2"),
     "2b": KEPT.unless_quick(methods.on_mnist, "2b"),
     "3": KEPT.unless_quick(compose.rows, "3"),
+    "4": exits.rows,
+    "4t": exits.timed,
     "5": overhead.rows,
     "6": refusals.rows,
 }
 
 if __name__ == "__main__":
-    main("distill", LINES, timings=["5"])
+    main("distill", LINES, timings=["4t", "5"])

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from karui.api import sensitivity as sensitivity
     from karui.budget import Budget as Budget
     from karui.budget import Cost as Cost
+    from karui.compress.distill.exits import EarlyExits as EarlyExits
     from karui.compress.distill.features import Features as Features
     from karui.compress.distill.hinton import Distill as Distill
     from karui.compress.prune.blocks import PruneBlocks as PruneBlocks
@@ -48,6 +49,7 @@ _HOMES = {
     "Cost": "karui.budget",
     "Data": "karui.data",
     "Distill": "karui.compress.distill.hinton",
+    "EarlyExits": "karui.compress.distill.exits",
     "Features": "karui.compress.distill.features",
     "KaruiError": "karui.errors",
     "Metric": "karui.data",
@@ -78,6 +80,7 @@ __all__ = [  # noqa: F822 (some come through __getattr__)
     "Cost",
     "Data",
     "Distill",
+    "EarlyExits",
     "Features",
     "KaruiError",
     "Metric",
