@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -120,10 +122,12 @@ def test_stages_of_resnets_pair_up() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_student_comes_closer_and_ends_as_it_was_built(method: str) -> None:
-    on, teacher = data(), wide()
+    torch.manual_seed(0)  # regressors are drawn
+    on, teacher = replace(data(), loss=lambda outputs, targets: 0 * outputs[0].sum()), wide()
     student = small()
     names = set(student.state())
-    settings = Features(teacher=teacher, method=method, weight=10.0)  # type: ignore[arg-type]
+    student.hold_statistics()
+    settings = Features(teacher=teacher, method=method, weight=1.0)  # type: ignore[arg-type]
     attached = settings.attach(student, context(student, steps=60, on=on))
     batch = next(on.train.batches(32, seed=1))
 
@@ -132,8 +136,8 @@ def test_the_student_comes_closer_and_ends_as_it_was_built(method: str) -> None:
 
     before = gap()
     own = [*student.parameters().values(), *attached.parameters().values()]
-    train(student, attached, on, steps=60, optimizer=torch.optim.SGD(own, lr=0.02))
-    assert gap() < before
+    train(student, attached, on, steps=60, optimizer=torch.optim.Adam(own, lr=0.003))
+    assert gap() < 0.8 * before
     assert (len(attached.parameters()) > 0) == (method == "hint")
     assert attached.finish() == {}
     assert student.taps == ()
