@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.harness import Row, at_least, at_most, main, skipped
+from benchmarks.harness import Row, at_least, at_most, skipped
 from benchmarks.prune.mnist import RETRAIN, dense
 from benchmarks.trainings import error, only, trained
 from karui import datasets, zoo
@@ -114,9 +114,6 @@ def with_exits(
 
 def rows(quick: bool) -> Iterator[Row]:
     """Who leaves where, what is lost, MACs."""
-    if quick:
-        yield skipped("4", "its networks are too large to keep; the full run measures them")
-        return
     for pair in _pairs("4"):
         if isinstance(pair, Row):
             yield pair
@@ -136,9 +133,6 @@ def rows(quick: bool) -> Iterator[Row]:
 
 def timed(quick: bool) -> Iterator[Row]:
     """Mean latencies in C over test samples, in turn."""
-    if quick:
-        yield skipped("4t", "its networks are too large to keep; the full run measures them")
-        return
     for pair in _pairs("4t"):
         if isinstance(pair, Row):
             yield pair
@@ -217,7 +211,3 @@ def latencies(programs: Mapping[str, Program], data: Data) -> dict[str, tuple[fl
 
 def _folder(name: str) -> str:
     return name.replace(",", "").replace(" ", "-")
-
-
-if __name__ == "__main__":
-    main("distill.exits", {"4": rows, "4t": timed}, timings=["4t"])

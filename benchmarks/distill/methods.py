@@ -81,24 +81,18 @@ class Setting:
         return Errors(each=tuple(100 - error(self.taught(way, seed), self.data) for seed in self.seeds))
 
 
-def on_cifar(quick: bool) -> Iterator[Row]:
-    """Line 2."""
-    try:
-        setting = cifar()
-    except DataError as reason:
-        yield skipped("2 cifar-10", str(reason))
-        return
-    yield from table("2", setting, goals=True)
+def rows(line: str, make: Callable[[], Setting], *, goals: bool = False) -> Callable[[bool], Iterator[Row]]:
+    """A line's table, or a row that says what is missing."""
 
+    def measured(quick: bool) -> Iterator[Row]:
+        try:
+            setting = make()
+        except DataError as reason:
+            yield skipped(f"{line} {make.__name__}", str(reason))
+            return
+        yield from table(line, setting, goals=goals)
 
-def on_mnist(quick: bool) -> Iterator[Row]:
-    """Line 2b."""
-    try:
-        setting = mnist()
-    except DataError as reason:
-        yield skipped("2b mnist", str(reason))
-        return
-    yield from table("2b", setting, goals=False)
+    return measured
 
 
 def cifar() -> Setting:

@@ -1,7 +1,7 @@
 """Students: smaller networks for a teacher's task, measured on the target, not estimated."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from karui.graph.network import Network
 from karui.lower import lower
 from karui.run.runners import require_measurable
 from karui.verify.cost import cost_of, opened
+from karui.verify.verdict import judge
 from karui.zoo.catalogue import NETWORKS, build
 
 WIDTHS = (0.75, 0.5, 0.375, 0.25, 0.1875, 0.125, 0.0625)  # of the teacher's channels
@@ -53,7 +54,7 @@ def student_of(network: Network, budget: Budget, *, int8: bool = True) -> list[S
         for origin, candidate in family:
             tried += 1
             cost = _cost(candidate, budget, int8=int8)
-            if cost is not None and _fits(cost, budget):
+            if cost is not None and judge(budget, cost, before=0.0, after=0.0).ok:  # nothing is trained, so nothing is lost yet
                 found.append(Student(origin=origin, network=candidate, cost=cost))
                 break
     if not found:
@@ -128,8 +129,3 @@ def _cost(network: Network, budget: Budget, *, int8: bool) -> Cost | None:
     except UnsupportedOp:
         return None
     return replace(cost, macs=facts.macs, params=facts.params)
-
-
-def _fits(cost: Cost, budget: Budget) -> bool:
-    limits: Sequence[tuple[float | None, float]] = [(getattr(cost, name), getattr(budget, name)) for name in budget.limits]
-    return all(value is not None and value <= limit for value, limit in limits)

@@ -83,7 +83,7 @@ def test_who_cant_teach(tmp_path) -> None:
         (lambda x: torch.rand(len(x), 4), RecipeError, "isn't deterministic: .*the second time"),
         (lambda x: torch.full((len(x), 4), float("nan")), RecipeError, "NaN or infinity"),
         (lambda x, y: x, RecipeError, r"can't take the student's inputs of shape \[2, 1, 8, 8\]"),
-        (3, RecipeError, "a int can't teach"),
+        (3, RecipeError, "distill: int can't teach"),
         ([], RecipeError, "empty list"),
         ("teacher.h5", RecipeError, "'teacher.h5' is no file"),
         (str(tmp_path / "none.onnx"), FileError, "is missing"),

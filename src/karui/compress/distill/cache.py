@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from karui.compress.distill.teachers import Answers
 from karui.data import Part
 from karui.errors import FileError, RecipeError, RunError
 from karui.workspace import Run, load_arrays, save_arrays
@@ -23,8 +24,6 @@ from karui.workspace import Run, load_arrays, save_arrays
 BATCHES = 64  # answers to that many batches make a file: what a kill loses at most
 LARGEST = 65504.0  # of float16
 PATTERN = "soft-targets-*.safetensors"
-
-Answers = tuple[Tensor, ...]
 
 
 class SoftTargets:

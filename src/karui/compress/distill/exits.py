@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
-from torch.nn import functional as F
 
 from karui.analyse.cost import VIEWS, macs_by_node
+from karui.compress.distill.soft import Said, kl
 from karui.compress.select import patterns
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.data import Batch
@@ -131,12 +131,6 @@ def _own(network: Network, each: Exit) -> set[str]:
     return {name for name in network.parameters() if name.startswith(prefix)}
 
 
-def _lesson(scores: Tensor, last: Tensor, temperature: float) -> Tensor:
-    """``T² · KL(softmax(last / T) ‖ softmax(scores / T))``, the mean over the batch."""
-    ours, theirs = (F.log_softmax(each / temperature, dim=1) for each in (scores, last))
-    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
-
-
 class Exiting(Attached):
     """Exits that nobody takes yet, while their branches learn. frozen: names of parameters that don't."""
 
@@ -157,7 +151,7 @@ class Exiting(Attached):
         for weight, name in zip(self.weights, self.thresholds, strict=True):
             scores = self.network.tapped[name].float()
             labels = self.context.data.loss((scores,), batch.targets)
-            lesson = _lesson(scores, outputs[0].detach().float(), settings.temperature)
+            lesson = kl(Said(student=scores, teacher=outputs[0].detach().float(), temperature=settings.temperature))
             task = task + weight * ((1 - settings.distill) * labels + settings.distill * lesson)
         return task
 

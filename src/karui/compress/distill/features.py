@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from karui.compress.distill.inner import METHODS, Inner, Method, MethodName, pairs_by_shape
-from karui.compress.distill.teachers import fitted
+from karui.compress.distill.teachers import evaluated, shown
 from karui.compress.select import rule_named
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.data import Batch
@@ -83,7 +83,7 @@ class Comparing(Attached):
     def loss(self, batch: Batch, outputs: tuple[Tensor, ...], task: Tensor) -> Tensor:
         """The task's loss, and how far the insides are from each other."""
         with torch.no_grad():
-            self.teacher(*(fitted(x, spec.shape) for x, spec in zip(batch.inputs, self.teacher.inputs, strict=True)))
+            shown(self.teacher, batch.inputs)
         found = [self._distance(name, self.network.tapped[name], self.teacher.tapped[name]) for name in self.names]
         return task + self.weight * torch.stack(found).mean()
 
@@ -94,12 +94,9 @@ class Comparing(Attached):
         return distance
 
     def _values(self, example: tuple[Tensor, ...]) -> dict[str, tuple[Tensor, Tensor]]:
-        training = self.network.training
-        self.network.eval()
+        evaluated(self.network, example)
         with torch.no_grad():
-            self.network(*example)
-            self.teacher(*(fitted(x, spec.shape) for x, spec in zip(example, self.teacher.inputs, strict=True)))
-        self.network.train(training)
+            shown(self.teacher, example)
         return {name: (self.network.tapped[name], self.teacher.tapped[name]) for name in self.names}
 
     def parameters(self) -> dict[str, nn.Parameter]:

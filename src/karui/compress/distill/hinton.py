@@ -10,7 +10,7 @@ from torch import Tensor
 
 from karui.compress.distill.cache import SoftTargets, key_of, soft_targets
 from karui.compress.distill.soft import Match, MatchName, Said, match_named, on_scores, rows_of
-from karui.compress.distill.teachers import Answers, Taught, Teacher, check_steady, taught_by
+from karui.compress.distill.teachers import Answers, Taught, Teacher, check_steady, evaluated, taught_by
 from karui.compress.technique import Attached, Context, Stage, Technique
 from karui.data import Batch
 from karui.errors import RecipeError
@@ -70,15 +70,15 @@ class Distill(Technique):
         """Check that the two answer in the same shape; the graph isn't touched."""
         taught = taught_by(self.teacher, context.teacher)
         example = network.example(2)
-        asked, given = check_steady(taught, example), _evaluated(network, example)
+        asked, given = check_steady(taught, example), evaluated(network, example)
         if len(asked) != len(given):
             raise RecipeError(f"distill: the teacher has {len(asked)} outputs, the student {len(given)}; they must match one by one")
         for theirs, ours in zip(asked, given, strict=True):
             self._check(theirs, ours)
         kept = None
         if self.cache is not None:
-            where: Any = {"teacher": taught.identity, "part": context.data.train, "answers": asked, "limit": self.cache_bytes}
-            kept = soft_targets(self.cache, note=context.report, **where)
+            part, limit = context.data.train, self.cache_bytes
+            kept = soft_targets(self.cache, teacher=taught.identity, part=part, answers=asked, limit=limit, note=context.report)
         bytes_each = sum(y[0].numel() * y.element_size() for y in asked)
         return Distilling(self, taught, context, kept, bytes_each)
 
@@ -157,13 +157,3 @@ class Distilling(Attached):
 def _there(answers: Answers, batch: Batch) -> Answers:
     """Answers where the batch lies."""
     return tuple(y.to(batch.inputs[0].device) for y in answers)
-
-
-def _evaluated(network: Network, inputs: Answers) -> Answers:
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            return network(*inputs)
-    finally:
-        network.train(training)

@@ -66,14 +66,14 @@ def _one(teacher: Any) -> tuple[Callable[..., Any], str, Any]:
     """What answers, its name, and what it is."""
     if isinstance(teacher, Network):
         copied = teacher.copy().eval()
-        return _resized(copied, [spec.shape for spec in copied.inputs]), f"'{copied.name}'", copied.fingerprint()
+        return _Resized(network=copied), f"'{copied.name}'", copied.fingerprint()
     if isinstance(teacher, str):
         return _file(Path(teacher))
     if isinstance(teacher, nn.Module):
         teacher.eval()
         return teacher, type(teacher).__name__, identity(teacher)
     if not callable(teacher):
-        raise RecipeError(f"distill: a {type(teacher).__name__} can't teach; give a Network, a module, a function, or a .pt2 or .onnx file")
+        raise RecipeError(f"distill: {type(teacher).__name__} can't teach; give a Network, a module, a function, or a .pt2 or .onnx file")
     return teacher, getattr(teacher, "__qualname__", type(teacher).__name__), identity(teacher)
 
 
@@ -86,10 +86,9 @@ def _file(path: Path) -> tuple[Callable[..., Any], str, Any]:
 
 
 def _asked(member: Callable[..., Any], name: str, inputs: Answers) -> Answers:
-    device = member.device if isinstance(member, _Resized) else inputs[0].device
     try:
         with torch.no_grad():
-            answer = member(*(x.to(device) for x in inputs))
+            answer = member(*inputs)
     except (RecipeError, FileError, ToolError, MemoryError):
         raise
     except Exception as error:  # the teacher is the user's: it may raise anything
@@ -101,21 +100,28 @@ def _asked(member: Callable[..., Any], name: str, inputs: Answers) -> Answers:
 
 @dataclass(frozen=True, kw_only=True)
 class _Resized:
-    """A network whose pictures may have another size than the student's."""
+    """A network, whose pictures may have another size than the student's, and which may lie on another device."""
 
     network: Network
-    shapes: Sequence[tuple[int, ...]]
-
-    @property
-    def device(self) -> torch.device:
-        return self.network.device
 
     def __call__(self, *inputs: Tensor) -> Answers:
-        return self.network(*(fitted(x, shape) for x, shape in zip(inputs, self.shapes, strict=True)))
+        return shown(self.network, inputs)
 
 
-def _resized(network: Network, shapes: Sequence[tuple[int, ...]]) -> _Resized:
-    return _Resized(network=network, shapes=shapes)
+def shown(network: Network, inputs: Answers) -> Answers:
+    """What a teaching network answers to a student's inputs, in the size and on the device that it takes."""
+    return network(*(fitted(x.to(network.device), spec.shape) for x, spec in zip(inputs, network.inputs, strict=True)))
+
+
+def evaluated(network: Network, inputs: Answers) -> Answers:
+    """A student's answers in evaluation mode, without gradients; its mode is put back."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            return network(*inputs)
+    finally:
+        network.train(training)
 
 
 def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
