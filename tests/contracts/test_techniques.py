@@ -17,7 +17,7 @@ SETTINGS = {
         {"after": ("conv1", "fc1"), "trunk": False, "channels": 4, "hidden": 8, "drop": 5.0},
         {"after": ("x",), "drop": 3.0},
     ],
-    "distill.hinton": [{}, {"match": "dkd", "alpha": 0.01}, {"match": "dist", "alpha": 0.02, "temperature": (6.0, 1.0)}],
+    "distill.hinton": [{}, {"match": "dkd", "alpha": 0.05}, {"match": "dist", "alpha": 0.1, "temperature": (6.0, 1.0)}],
     "distill.features": [{}, {"method": "attention", "layers": (("conv1", "conv2"),), "weight": 10.0}, {"method": "relation"}],
     "prune.weights": [{"sparsity": 0.5}, {"sparsity": 0.5, "schedule": "iterative", "allocation": "uniform", "exclude": ("conv1",)}],
     "prune.channels": [{"pruning_ratio": 0.25}],

@@ -75,3 +75,19 @@ def test_half_precision_is_captured_in_float32() -> None:
     net = capture(nn.Linear(4, 2).half(), torch.randn(2, 4).half())
     assert net.inputs[0].dtype == "float32"
     assert net(torch.randn(3, 4))[0].dtype == torch.float32
+
+
+def test_what_a_copy_holds_or_switches_leaves_the_original_its_memory() -> None:
+    original, x = network(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)), 6)
+    expected = original.copy().train()(x)[0].detach()
+    original.eval()
+    copy = original.copy()
+    copy.hold_statistics()  # in evaluation, as a technique attaches
+    copy.train()
+    other = original.copy()
+    for each in (other.train(), original.train()):
+        torch.testing.assert_close(each(x)[0], expected)
+    assert not torch.allclose(copy(x)[0], expected)
+    copy.hold_statistics(False)
+    copy.eval().train()
+    torch.testing.assert_close(copy(x)[0], expected)

@@ -2,7 +2,8 @@
 
 A captured graph has no modules whose flag could be set: batch-norm, dropout and their kin carry their mode as an argument. The graph is
 captured in training mode, or in evaluation and then armed; ``switch`` to evaluation edits those arguments and remembers their training
-values on the node, so switching back restores them exactly.
+values on the node, so switching back restores them exactly. What a node remembers is replaced, never changed in place: copies of a graph
+share it.
 """
 
 from typing import Any
@@ -77,7 +78,7 @@ def hold(graph: Graph, held: bool, training: bool) -> None:
         if node.target not in STATISTICS or node.args[3] is None:
             continue
         place, value = STATISTICS[node.target]
-        remembered = node.meta.setdefault(_REMEMBERED, {})
+        remembered = dict(node.meta.get(_REMEMBERED, {}))
         if held and (learns := remembered.pop(place, node.args[place])) != value:
             node.meta[_HELD] = learns
             node.update_arg(place, value)
@@ -87,9 +88,10 @@ def hold(graph: Graph, held: bool, training: bool) -> None:
                 node.update_arg(place, learns)
             else:
                 remembered[place] = learns
+        node.meta[_REMEMBERED] = remembered
 
 
 def _set(node: Node, place: int, value: Any) -> None:
     if len(node.args) > place and node.args[place] != value:
-        node.meta.setdefault(_REMEMBERED, {})[place] = node.args[place]
+        node.meta[_REMEMBERED] = node.meta.get(_REMEMBERED, {}) | {place: node.args[place]}
         node.update_arg(place, value)

@@ -126,7 +126,6 @@ def test_the_student_comes_closer_and_ends_as_it_was_built(method: str) -> None:
     on, teacher = replace(data(), loss=lambda outputs, targets: 0 * outputs[0].sum()), wide()
     student = small()
     names = set(student.state())
-    student.hold_statistics()
     settings = Features(teacher=teacher, method=method, weight=1.0)  # type: ignore[arg-type]
     attached = settings.attach(student, context(student, steps=60, on=on))
     batch = next(on.train.batches(32, seed=1))
