@@ -32,6 +32,16 @@ def test_a_choice_of_bits_is_told() -> None:
     assert evidence.frontier(None) == evidence.frontier(replace(trial, facts=())) == []
 
 
+def test_where_samples_leave_is_told_by_the_last_choice() -> None:
+    def told(threshold: float | None, share: float) -> dict[str, object]:
+        first = {"exit": "exits.0", "threshold": threshold, "share": share, "macs": 10}
+        return {"facts": [{"exits": [first], "undecided_macs": 110, "last": 1 - share}]}
+
+    trial = Trial(name="a", why="", phases=(), cost=Cost(), facts=(told(1.0, 0.9), told(2.0, 0.75)))
+    assert [(e.name, e.share, e.macs) for e in evidence.exits(trial)] == [("exits.0", 0.75, 10), ("the end", 0.25, 110)]
+    assert evidence.exits(replace(trial, facts=(told(None, 0.0),))) == evidence.exits(None) == []
+
+
 class Both(nn.Module):
     """A recurrent layer that goes both ways, and a linear one that is called twice."""
 

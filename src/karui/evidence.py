@@ -21,6 +21,7 @@ from karui.report.record import (
     Costs,
     Interval,
     Layer,
+    Leaving,
     Limits,
     MetricFacts,
     Parity,
@@ -112,6 +113,7 @@ def gather(setting: Setting, before: Side, after: Side | None, trials: Sequence[
         history=[point for t in trials for point in points(t)],
         frontier=bits[:-1],
         bits_chosen=bits[-1] if bits else None,
+        exits=exits(best),
         steps=steps(best),
         parity=held,
         bench=bench({"float": before.built} | ({"compressed": after.built} if after else {}), data),
@@ -202,6 +204,16 @@ def frontier(best: Trial | None) -> list[Trade]:
     """Where the winner's last phase of mixed bits could have been, from the fewest bytes to the most, then where it is; else nothing."""
     told = [fact for phase in (best.facts if best else ()) for fact in phase["facts"] if {"frontier", "chosen"} <= fact.keys()]
     return [Trade(share=share, harm=harm) for share, harm in (*told[-1]["frontier"], told[-1]["chosen"])] if told else []
+
+
+def exits(best: Trial | None) -> list[Leaving]:
+    """Where validation samples leave the winner, by its last choice of thresholds; nothing where all go to the end."""
+    told = [fact for phase in (best.facts if best else ()) for fact in phase["facts"] if {"exits", "undecided_macs"} <= fact.keys()]
+    taken = [each for each in told[-1]["exits"] if each["threshold"] is not None] if told else []
+    if not taken:
+        return []
+    end = Leaving(name="the end", share=told[-1]["last"], macs=told[-1]["undecided_macs"])
+    return [*(Leaving(name=each["exit"], share=each["share"], macs=each["macs"]) for each in taken), end]
 
 
 def steps(best: Trial | None) -> list[Step]:

@@ -87,10 +87,31 @@ def test_a_bare_record_still_makes_a_page() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["baseline", "final", "control", "candidates", "layers", "history", "steps", "bench", "winner", "budget", "frontier", "bits_chosen"],
+    [
+        "baseline",
+        "final",
+        "control",
+        "candidates",
+        "layers",
+        "history",
+        "steps",
+        "bench",
+        "winner",
+        "budget",
+        "frontier",
+        "bits_chosen",
+        "exits",
+    ],
 )
 def test_any_part_may_be_missing(key: str) -> None:
     outline({name: value for name, value in sample().items() if name != key})
+
+
+def test_where_samples_leave_is_told() -> None:
+    told = "leave at exits.0, after 256 k MACs; 6.4 % leave at the end, after 2.42 M MACs."
+    exits = [{"name": "exits.0", "share": 0.936, "macs": 256_000}, {"name": "the end", "share": 0.064, "macs": 2_420_000}]
+    assert told in " ".join(outline(sample() | {"exits": exits}).text.split())
+    assert "leave at" not in outline(sample()).text
 
 
 def test_the_choice_of_bits_is_a_picture() -> None:

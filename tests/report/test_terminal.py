@@ -21,6 +21,10 @@ def test_show(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
 
 
+def test_where_samples_leave() -> None:
+    assert "93.6 % leave at exits.0, after 256 k MACs" in shown(100, exits=[{"name": "exits.0", "share": 0.936, "macs": 256_000}])
+
+
 def test_outside_the_budget() -> None:
     text = shown(100, winner=None, verdict={"ok": False, "lines": ["bytes: nothing reaches 20 kB"]})
     assert "✗ outside the budget" in text and "nothing reaches 20 kB" in text and "chosen" not in text

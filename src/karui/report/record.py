@@ -153,6 +153,14 @@ class Trade(Facts):
     harm: float
 
 
+class Leaving(Facts):
+    """An early exit, or "the end" of a network that has some. share: of the validation samples that leave there. macs: of one of them."""
+
+    name: str
+    share: float
+    macs: int
+
+
 class Step(Facts):
     """What was done, and why."""
 
@@ -185,7 +193,7 @@ class Record(Facts):
     created: ISO 8601. seconds: the run's own time. data_sizes: part → samples. baseline: the network as it came;
     control: the network after the same extra training, uncompressed; final: the winner. change: final − baseline, over paired samples.
     artefacts: target → path, relative to the run. frontier: where bits were chosen layer by layer, the best choice for each share of the
-    bytes; bits_chosen: the winner's.
+    bytes; bits_chosen: the winner's. exits: of the winner, in the order in which they are asked, then the end.
     """
 
     format_version: int = FORMAT_VERSION
@@ -211,6 +219,7 @@ class Record(Facts):
     history: list[Point] = []
     frontier: list[Trade] = []
     bits_chosen: Trade | None = None
+    exits: list[Leaving] = []
     steps: list[Step] = []
     parity: list[Parity] = []
     bench: list[Bench] = []

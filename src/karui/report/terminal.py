@@ -20,6 +20,8 @@ def show(facts: Record | Mapping[str, Any], console: Console, *, layers: bool = 
     console.print(Text(record.name, style="bold"), Text(f" {record.network} · {record.data}", style="dim"))
     console.print(Text(headline(record), style="bold cyan"))
     console.print(_summary(record))
+    for each in record.exits:
+        console.print(Text(words.leaving(each.name, each.share, each.macs), style="dim"))
     if record.candidates:
         console.print(_candidates(record))
     if layers and record.layers:

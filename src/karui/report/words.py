@@ -92,6 +92,11 @@ def percent(share: float | None) -> str:
     return f"{value:.1f} %" if 0 < value < 10 or 90 < value < 100 else f"{value:.0f} %"
 
 
+def leaving(name: str, share: float, macs: int) -> str:
+    """Where samples leave: 94 % leave at exits.0, after 256 k MACs."""
+    return f"{percent(share)} leave at {name}, after {amount(macs)} MACs"
+
+
 def times(before: float | None, after: float | None) -> float | None:
     """How many times less ``after`` is than ``before``; None where either is missing or nothing."""
     return before / after if before and after else None
