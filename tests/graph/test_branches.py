@@ -16,7 +16,7 @@ from karui.zoo.lenet import lenet5
 from karui.zoo.resnet import resnet8
 from tests.graph.nets import network_of
 
-PLAIN = Shape(channels=0, grid=4, pool="avg", hidden=0)
+PLAIN = Shape(channels=(), grid=4, pool="avg", hidden=0)
 
 
 def lenet() -> Network:
@@ -74,10 +74,11 @@ def test_a_place_is_behind_what_finishes_its_layer() -> None:
     ("network", "layer", "shape"),
     [
         (lenet, "conv1", PLAIN),
-        (lenet, "conv2", Shape(channels=6, grid=1, pool="max", hidden=0)),
-        (lenet, "x", Shape(channels=3, grid=5, pool="max", hidden=7)),
-        (lenet, "fc1", Shape(channels=9, grid=1, pool="avg", hidden=4)),
-        (lambda: network_of("cnn1d"), "0", Shape(channels=4, grid=3, pool="max", hidden=0)),
+        (lenet, "conv2", Shape(channels=(6,), grid=1, pool="max", hidden=0)),
+        (lenet, "x", Shape(channels=(3,), grid=5, pool="max", hidden=7)),
+        (lenet, "fc1", Shape(channels=(9,), grid=1, pool="avg", hidden=4)),
+        (lenet, "x", Shape(channels=(3, 5), depth=2, grid=4, pool="avg", hidden=0)),
+        (lambda: network_of("cnn1d"), "0", Shape(channels=(4,), grid=3, pool="max", hidden=0)),
         (lambda: capture(Tokens(), torch.zeros(2, 5, 6)), "embed", PLAIN),
     ],
 )
@@ -104,8 +105,33 @@ def test_a_branch_gives_scores_and_changes_nothing_yet(network, layer: str, shap
     torch.testing.assert_close(theirs, found, rtol=1e-4, atol=1e-5)
     network.get("exits.0.threshold").fill_(torch.inf)
     branches.remove_exit(network, branches.exits_of(network)[0])
-    assert set(network.parameters()) == parameters and "exits.0.threshold" not in network.buffers()
+    assert set(network.parameters()) == parameters and not any(name.startswith("exits.0.") for name in network.buffers())
     assert torch.equal(answers(network), before)
+
+
+def test_stages_of_a_branch() -> None:
+    network = lenet()
+    shape = Shape(channels=(3, 5), depth=2, grid=4, pool="avg", hidden=0)
+    each = branches.put_exit(network, branches.place_named(network, "x"), "exits.0", shape, seed=3)
+    weights = {name: tuple(p.shape) for name, p in network.parameters().items() if name.startswith("exits.0.conv")}
+    assert weights == {
+        "exits.0.conv1.weight": (3, 1, 3, 3),
+        "exits.0.conv2.weight": (3, 3, 3, 3),
+        "exits.0.conv3.weight": (5, 3, 3, 3),
+        "exits.0.conv4.weight": (5, 5, 3, 3),
+    }
+    strides = [n.args[3] for n in branches.ancestors(each.early) if n.target == torch.ops.aten.conv2d.default]
+    assert sorted(strides) == [[1, 1], [1, 1], [2, 2], [2, 2]]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_branchs_statistics_learn_in_training_and_rest_in_evaluation(training: bool) -> None:
+    network = lenet().train(training)
+    branches.put_exit(network, branches.place_named(network, "x"), "exits.0", Shape(channels=(3,), grid=4, pool="avg", hidden=0), seed=3)
+    for mode in (training, False, True):
+        mean = network.train(mode).get("exits.0.norm1.running_mean").clone()
+        network(*network.example(8))
+        assert torch.equal(network.get("exits.0.norm1.running_mean"), mean) is not mode
 
 
 def test_the_seed_draws_the_branch() -> None:

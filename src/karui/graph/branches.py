@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from karui.errors import RecipeError
-from karui.graph import edit
+from karui.graph import edit, modes
 from karui.graph.exits import EXIT_IF
 from karui.graph.network import Network
 from karui.graph.placement import BATCH_NORMS, CLAMPS, CONVOLUTIONS, LINEARS
@@ -29,11 +29,13 @@ _POOLS: dict[tuple[str, int], Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a branch is made of. channels: of a 3 × 3 convolution of stride 2 in front, 0: none. grid: the rows and columns that pooling
-    leaves at most. pool: "avg" or "max". hidden: units of a linear layer before the last, 0: none.
+    """What a branch is made of. channels: of stages of 3 × 3 convolutions in front, none or several, each with a batch-norm and a ReLU.
+    depth: convolutions of a stage, the first of stride 2. grid: the rows and columns that pooling leaves at most. pool: "avg" or "max".
+    hidden: units of a linear layer before the last, 0: none.
     """
 
-    channels: int
+    channels: tuple[int, ...] = ()
+    depth: int = 1
     grid: int
     pool: str
     hidden: int
@@ -117,8 +119,8 @@ def finished(node: Node) -> Node:
 def put_exit(network: Network, value: Node, name: str, shape: Shape, seed: int) -> Exit:
     """Branch off at ``value`` and let the scores be asked before whatever makes the output now; nobody leaves (threshold +inf) yet.
 
-    name: of the branch; its layers are ``{name}.conv``, ``{name}.hidden`` and ``{name}.fc``, its threshold ``{name}.threshold``. Raises
-    RecipeError for a value that no branch can be made of.
+    name: of the branch; its layers are ``{name}.conv1``, ``{name}.norm1``, …, ``{name}.hidden`` and ``{name}.fc``, its threshold
+    ``{name}.threshold``. Raises RecipeError for a value that no branch can be made of.
     """
     (late,) = network.results()
     values = network.values()
@@ -135,6 +137,8 @@ def put_exit(network: Network, value: Node, name: str, shape: Shape, seed: int) 
     output.args = (tuple(node if each is late else each for each in output.args[0]),)
     network.structure += 1
     graph.lint()
+    if not network.training:
+        modes.switch(graph, training=False)
     network.module.recompile()
     return Exit(node=node, early=early, late=late, threshold=f"{name}.threshold")
 
@@ -165,8 +169,9 @@ class _Branch:
             self.op("mean", aten.mean.dim, [1])
             self.shape = self.shape[1:]
         space = len(self.shape) - 1
-        if space and shape.channels:
-            self.convolution(shape.channels, space)
+        layers = [(channels, 1 if i else 2) for channels in shape.channels for i in range(shape.depth)] if space else []
+        for i, (channels, stride) in enumerate(layers, 1):
+            self.convolution(i, channels, stride)
         kernel = [-(-n // shape.grid) for n in self.shape[1:]]
         if any(k > 1 for k in kernel):
             self.op("pool", _POOLS[shape.pool, space], kernel, kernel)
@@ -179,30 +184,40 @@ class _Branch:
             self.op("hidden", aten.relu.default)
         return self.linear("fc", classes)
 
-    def convolution(self, channels: int, space: int) -> None:
-        """3 × 3 (or 3), stride 2, padding 1, then a ReLU."""
-        weight, bias = self.parameters("conv", (channels, self.shape[0], *[3] * space))
+    def convolution(self, i: int, channels: int, stride: int) -> None:
+        """The i-th: 3 × 3 (or 3), padding 1, a batch-norm, a ReLU."""
+        space = len(self.shape) - 1
+        weight = self.parameter(f"conv{i}.weight", _drawn((channels, self.shape[0], *[3] * space), self.generator))
         op = aten.conv2d.default if space == 2 else aten.conv1d.default
-        self.op("conv", op, weight, bias, [2] * space, [1] * space, [1] * space, 1)
-        self.op("conv", aten.relu.default)
-        self.shape = (channels, *((n + 1) // 2 for n in self.shape[1:]))
+        self.op(f"conv{i}", op, weight, None, [stride] * space, [1] * space, [1] * space, 1)
+        gain, bias = (self.parameter(f"norm{i}.{role}", fill(channels)) for role, fill in (("weight", torch.ones), ("bias", torch.zeros)))
+        mean = self.buffer(f"norm{i}.running_mean", torch.zeros(channels))
+        variance = self.buffer(f"norm{i}.running_var", torch.ones(channels))
+        self.op(f"norm{i}", aten.batch_norm.default, gain, bias, mean, variance, True, 0.1, 1e-5, False)
+        self.op(f"norm{i}", aten.relu.default)
+        self.shape = (channels, *(-(-n // stride) for n in self.shape[1:]))
 
     def linear(self, layer: str, units: int) -> Node:
         """A linear layer."""
-        weight, bias = self.parameters(layer, (units, *self.shape))
+        drawn = [_drawn(size, self.generator, self.shape[0]) for size in ((units, *self.shape), (units,))]
+        weight, bias = (self.parameter(f"{layer}.{role}", each) for role, each in zip(("weight", "bias"), drawn, strict=True))
         self.shape = (units,)
         return self.op(layer, aten.linear.default, weight, bias)
 
-    def parameters(self, layer: str, shape: tuple[int, ...]) -> tuple[Node, Node]:
-        """Weight and bias, drawn as torch's own layers draw them: uniform within 1 / sqrt(inputs)."""
-        bound = prod(shape[1:]) ** -0.5
-        nodes = []
-        for role, size in (("weight", shape), ("bias", shape[:1])):
-            drawn, name = (torch.rand(size, generator=self.generator) * 2 - 1) * bound, f"{self.name}.{layer}.{role}"
-            self.network.add_parameter(name, drawn.to(self.network.device))
-            with self.inserting():
-                nodes.append(self.node.graph.get_attr(name))
-        return nodes[0], nodes[1]
+    def parameter(self, name: str, value: Tensor) -> Node:
+        """A new parameter of the branch."""
+        self.network.add_parameter(f"{self.name}.{name}", value.to(self.network.device))
+        return self.read(name)
+
+    def buffer(self, name: str, value: Tensor) -> Node:
+        """A new buffer of the branch."""
+        self.network.add_buffer(f"{self.name}.{name}", value.to(self.network.device))
+        return self.read(name)
+
+    def read(self, name: str) -> Node:
+        """A parameter's or buffer's node."""
+        with self.inserting():
+            return self.node.graph.get_attr(f"{self.name}.{name}")
 
     def op(self, layer: str, target: Any, *more: Any) -> Node:
         """One op on the value as it stands."""
@@ -214,6 +229,12 @@ class _Branch:
     def inserting(self) -> AbstractContextManager[None]:
         """Where the next node goes."""
         return self.node.graph.inserting_before(self.before)
+
+
+def _drawn(shape: tuple[int, ...], generator: torch.Generator, inputs: int | None = None) -> Tensor:
+    """As torch's own layers draw: uniform within 1 / sqrt(inputs)."""
+    bound = (inputs or prod(shape[1:])) ** -0.5
+    return (torch.rand(shape, generator=generator) * 2 - 1) * bound
 
 
 def _channels_first(node: Node) -> bool:

@@ -6,6 +6,7 @@ values on the node, so switching back restores them exactly. What a node remembe
 share it.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -69,12 +70,12 @@ def arm(graph: Graph) -> None:
             node.update_arg(place, True)
 
 
-def hold(graph: Graph, held: bool, training: bool) -> None:
+def hold(nodes: Iterable[Node], held: bool, training: bool) -> None:
     """Let normalisations with running statistics use them, unchanged, in training too; or let them learn again. The caller recompiles.
 
-    training: the mode that the graph is in.
+    nodes: of one graph; others among them are left as they are. training: the mode that the graph is in.
     """
-    for node in graph.nodes:
+    for node in nodes:
         if node.target not in STATISTICS or node.args[3] is None:
             continue
         place, value = STATISTICS[node.target]

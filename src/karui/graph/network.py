@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Self
@@ -96,9 +96,12 @@ class Network:
         """Switch to evaluation; returns itself."""
         return self.train(False)
 
-    def hold_statistics(self, held: bool = True) -> None:
-        """Whether batch-norms keep their running statistics and normalise by them in training too, until told otherwise."""
-        modes.hold(self.module.graph, held, self.training)
+    def hold_statistics(self, held: bool = True, among: Iterable[Node] | None = None) -> None:
+        """Whether batch-norms keep their running statistics and normalise by them in training too, until told otherwise.
+
+        among: nodes of the graph; none: all.
+        """
+        modes.hold(self.module.graph.nodes if among is None else among, held, self.training)
         self.module.recompile()
 
     def example(self, batch: int = 2) -> tuple[Tensor, ...]:

@@ -67,13 +67,14 @@ def test_the_loss_is_the_tasks_and_every_branchs() -> None:
 
 def test_without_the_trunk_only_branches_learn() -> None:
     network = small()
-    attached = EarlyExits(trunk=False, drop=100.0).attach(network, context(network, steps=20))
+    attached = EarlyExits(trunk=False, drop=100.0, channels=(4,)).attach(network, context(network, steps=20))
     train(network, attached, data(), steps=20)
     facts = attached.finish()
     before, after = small().state(), network.state()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert all(parameter.requires_grad for parameter in network.parameters().values())
     assert facts["exits"][0]["share"] > 0
+    assert network.get("exits.0.norm1.running_mean").abs().max() > 0  # the branch has learnt its own statistics
     network.get("exits.0.threshold").fill_(torch.inf)
     x = network.example(16)
     with torch.no_grad():
@@ -177,6 +178,9 @@ def test_shares_count_who_leaves_first() -> None:
     [
         ({"count": 0}, "count: expected 1 or more"),
         ({"grid": 0}, "grid: expected 1"),
+        ({"depth": 0}, "depth: expected 1 or more"),
+        ({"channels": (8, 0)}, "channels: expected a list of numbers above 0"),
+        ({"channels": -8}, "channels: expected a list of numbers above 0"),
         ({"pool": "min"}, "'avg' or 'max'"),
         ({"weights": (1.0, 2.0)}, "weights: expected one number above 0 for all exits, or 1"),
         ({"after": ("a", "b"), "weights": (1.0, 0.0)}, "above 0"),

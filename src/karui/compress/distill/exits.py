@@ -1,7 +1,7 @@
 """Early exits: most samples are easy, and a small branch near the input knows them already."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -38,18 +38,19 @@ class EarlyExits(Technique):
     them: they are trained on, and their thresholds are chosen anew (after quantization, say; 0 steps will do).
 
     after: names of the layers (or of an input) behind which exits branch off; none: ``count`` places are found, the last before
-    1 / (count + 1), 2 / (count + 1), … of the MACs, or the next where there is none. channels, grid, pool, hidden: what a branch is made
-    of: a 3 × 3 convolution of stride 2 with so many channels (0: none), pooling ("avg", "max") to ``grid`` × ``grid`` at most, a linear
-    layer of ``hidden`` units (0: none), and the last linear layer. weights: of each exit's loss; one number for all, or one each. distill:
-    in [0, 1]. temperature: T > 0. drop: in the metric's unit. trunk: False leaves the network itself as it is, and trains the branches
-    alone.
+    1 / (count + 1), 2 / (count + 1), … of the MACs, or the next where there is none. channels, depth, grid, pool, hidden: what a branch
+    is made of: stages of 3 × 3 convolutions, batch-norms and ReLUs with so many channels (one number: one stage; none: no stage), each of
+    ``depth`` convolutions, the first of stride 2; pooling ("avg", "max") to ``grid`` × ``grid`` at most; a linear layer of ``hidden`` units
+    (0: none); the last linear layer. weights: of each exit's loss; one number for all, or one each. distill: in [0, 1]. temperature: T > 0.
+    drop: in the metric's unit. trunk: False leaves the network itself as it is, and trains the branches alone.
     """
 
     stage: ClassVar[Stage] = "structure"
 
     after: tuple[str, ...] = ()
     count: int = 1
-    channels: int = 0
+    channels: tuple[int, ...] = ()
+    depth: int = 1
     grid: int = 4
     pool: Literal["avg", "max"] = "avg"
     hidden: int = 0
@@ -61,9 +62,10 @@ class EarlyExits(Technique):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "after", patterns(self.after, "after"))
+        object.__setattr__(self, "channels", _stages(self.channels))
         object.__setattr__(self, "weights", tuple(map(float, self.weights)))
         exits = len(self.after) or self.count
-        for name, least in (("count", 1), ("grid", 1), ("channels", 0), ("hidden", 0)):
+        for name, least in (("count", 1), ("depth", 1), ("grid", 1), ("hidden", 0)):
             if getattr(self, name) < least:
                 raise RecipeError(f"{name}: expected {least} or more, got {getattr(self, name)}")
         if self.pool not in ("avg", "max"):
@@ -84,7 +86,7 @@ class EarlyExits(Technique):
         known = branches.exits_of(network)
         own = set(network.parameters()) - set().union(*(_own(network, each) for each in known))
         if not known:
-            shape = Shape(channels=self.channels, grid=self.grid, pool=self.pool, hidden=self.hidden)
+            shape = Shape(channels=self.channels, depth=self.depth, grid=self.grid, pool=self.pool, hidden=self.hidden)
             places = self._places(network)
             for i, place in reversed(list(enumerate(places))):
                 branches.put_exit(network, place, f"exits.{i}", shape, context.seed + i)
@@ -92,7 +94,7 @@ class EarlyExits(Technique):
         if not self.trunk:
             for name in own:
                 network.get(name).requires_grad_(False)
-            network.hold_statistics()
+            network.hold_statistics(among=branches.ancestors(branches.exits_of(network)[-1].late))
         return Exiting(self, network, context, () if self.trunk else tuple(sorted(own)))
 
     def _places(self, network: Network) -> list[fx.Node]:
@@ -115,6 +117,14 @@ class EarlyExits(Technique):
         if not found:
             raise RecipeError(f"'{network.name}' has no place that everything later depends on, where an exit could branch off; name some")
         return found
+
+
+def _stages(given: Any) -> tuple[int, ...]:
+    """The channels of a branch's stages: one number, or any list of them. Raises RecipeError for anything else."""
+    found = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not all(isinstance(channels, int) and channels > 0 for channels in found):
+        raise RecipeError(f"channels: expected a list of numbers above 0, one for each stage of a branch, got {list(found)}")
+    return found
 
 
 def _check(network: Network) -> None:
