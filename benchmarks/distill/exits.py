@@ -1,10 +1,11 @@
 """Line 4: early exits. LeNet-5 on MNIST and ResNet-20 on CIFAR-10: what it costs and saves that most samples leave early.
 
 Line 4 trains and counts (shares, MACs, accuracies), line 4t takes the times: means over test samples, one call each. The dense control gets
-the same extra epochs. Which branches LeNet-5 gets is chosen by short trainings, and every threshold, on validation.
+the epochs that the network itself gets, not those of branches on a network that is left alone. Which branches LeNet-5 gets is chosen by
+short trainings, and every threshold, on validation.
 
-In C LeNet-5's first convolution, an eighth of its MACs, takes half of its time, so an exit behind it, where BranchyNet has its first, can
-save no more than half. The exit at the input is a small network in front of it. Both places are tried.
+In C LeNet-5's first convolution, an eighth of its MACs, takes two fifths of its time or so, so an exit behind it, where BranchyNet has its
+first, can't save the rest. The exit at the input is a small network in front of it. Both places are tried.
 """
 
 import time
