@@ -1,0 +1,278 @@
+"""Scene: a TFLite graph on its way into a drawing.
+
+The file lies channels last, a Network channels first. So each value remembers in which order its node holds the axes of the file's tensor:
+``order[i]`` is the file's axis that the node's i-th axis holds; an image of the file's ``(N, H, W, C)`` is a node ``(N, C, H, W)`` of
+order ``(0, 3, 1, 2)``. A transpose of the file changes the order and moves nothing; a rule that needs an order asks for it, and only then
+a permute is drawn.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import torch
+
+from karui.errors import FileError
+from karui.graph.doors.drawing import SIZES, Drawing, Known, Live, Value, path_of
+from karui.graph.doors.tflite_constants import form_of, numbers_of, real_of, same_quant
+from karui.graph.doors.tflite_file import File, FileTensor, Operator
+
+aten = torch.ops.aten
+
+Order = tuple[int, ...]
+CHANNELS_FIRST: Order = (0, 3, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spread:
+    """A value that the file deals out over the batch, ``block[i]`` rows and columns apart: how it writes dilation.
+
+    The node holds the value as it was before; ``padding`` (before, after, for each axis) is still to come.
+    """
+
+    block: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Held:
+    """What a tensor of the file is in the drawing. sealed: its activation and rounding are drawn already."""
+
+    value: Value
+    order: Order
+    spread: Spread | None = None
+    sealed: bool = False
+
+    @property
+    def rank(self) -> int:
+        """How many axes the file's tensor has."""
+        return len(self.order)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The file's shape, for the first batch size."""
+        return self.sizes()[0]
+
+    def sizes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The file's shape for either batch size."""
+        two, three = self.value.two.shape, self.value.three.shape
+        places = [self.order.index(axis) for axis in range(self.rank)]
+        return tuple(two[i] for i in places), tuple(three[i] for i in places)
+
+    @property
+    def batch(self) -> int | None:
+        """The file's axis that holds the batch; None for constants."""
+        at = self.value.batch if isinstance(self.value, Live) else None
+        return None if at is None else self.order[at]
+
+    def axis(self, axis: int) -> int:
+        """Where the node holds an axis of the file's tensor."""
+        return self.order.index(axis % self.rank)
+
+
+def plain_order(rank: int) -> Order:
+    """The order of a node that lies as the file's tensor does."""
+    return tuple(range(rank))
+
+
+class Scene:
+    """The values of a file's tensors, by index, and what rules ask about an operator's operands."""
+
+    def __init__(self, file: File, drawing: Drawing) -> None:
+        self.file, self.drawing = file, drawing
+        self.env: dict[int, Held] = {}
+        self.sources: dict[Any, Held] = {}  # what a reshape's node was made of
+        self._constants: dict[int, Held] = {}
+        self._readers: dict[int, list[Operator]] = {}
+        for op in file.operators:
+            for index in op.inputs:
+                self._readers.setdefault(index, []).append(op)
+
+    # ── operands ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def tensor(self, op: Operator, i: int) -> FileTensor:
+        """The file's tensor of input ``i``."""
+        return self.file.tensors[op.inputs[i]]
+
+    def has(self, op: Operator, i: int) -> bool:
+        """Whether the operator has an input ``i``."""
+        return i < len(op.inputs) and op.inputs[i] >= 0
+
+    def held(self, op: Operator, i: int) -> Held:
+        """Input ``i``; a value that is dealt out over the batch has few readers."""
+        held = self.dealt(op, i)
+        if held.spread is not None:
+            self.refuse("a value that SPACE_TO_BATCH_ND made", "only convolutions may stand between it and BATCH_TO_SPACE_ND")
+        return held
+
+    def dealt(self, op: Operator, i: int) -> Held:
+        """Input ``i``, maybe dealt out over the batch."""
+        if not self.has(op, i):
+            self.refuse(f"{op.kind} without input {i}", "check the file")
+        return self.at(op.inputs[i])
+
+    def at(self, index: int) -> Held:
+        """The value of a tensor: made before, or a constant."""
+        if index in self.env:
+            return self.env[index]
+        tensor = self.file.tensors[index]
+        if tensor.data is None:
+            raise FileError(
+                f"'{self.drawing.source}': '{self.drawing.layer}' reads '{tensor.name}' before anything makes it; convert the file again"
+            )
+        if index not in self._constants:
+            known = self.constant(tensor)
+            self._constants[index] = Held(value=known, order=plain_order(known.two.dim()))
+        return self._constants[index]
+
+    def constant(self, tensor: FileTensor) -> Known:
+        """A constant of the file: real numbers where it has scales, but for a bias of 32 bits, whose layer knows its scale."""
+        numbers, form = numbers_of(tensor), form_of(tensor)
+        return self.drawing.known(numbers if form is None else real_of(tensor, numbers), tensor.name, form)
+
+    def known(self, op: Operator, i: int) -> Known | None:
+        """Input ``i`` if it is a constant."""
+        value = self.held(op, i).value if self.has(op, i) else None
+        return value if isinstance(value, Known) else None
+
+    def numbers(self, op: Operator, i: int, what: str) -> list[int]:
+        """Whole numbers that the op needs to know."""
+        return self.drawing.numbers(self.plain(self.held(op, i)).value, what)
+
+    def reader(self, index: int) -> Operator | None:
+        """The only operator that reads a tensor; None where there are more, or it leaves the network."""
+        readers = self._readers.get(index, [])
+        return readers[0] if len(readers) == 1 and index not in self.file.outputs else None
+
+    def readers(self, index: int) -> Sequence[Operator]:
+        """The operators that read a tensor."""
+        return self._readers.get(index, [])
+
+    # ── orders ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def laid(self, held: Held, order: Order) -> Held:
+        """The value lying in ``order``: itself, or behind a permute."""
+        if held.order == order:
+            return held
+        perm = [held.order.index(axis) for axis in order]
+        return replace(held, value=self.drawing.call(aten.permute.default, held.value, perm), order=order)
+
+    def plain(self, held: Held) -> Held:
+        """The value as the file writes it."""
+        return self.laid(held, plain_order(held.rank))
+
+    def image(self, held: Held) -> Held:
+        """A value of four axes, channels first."""
+        if held.rank != 4:
+            self.refuse(f"a tensor of {held.rank} axes where an image is expected", "give it four: batch, height, width, channels")
+        return self.laid(held, CHANNELS_FIRST)
+
+    def aligned(self, a: Held, b: Held) -> tuple[Held, Held]:
+        """Two operands that broadcast: of one rank and in one order, that of the live one, of images rather channels first."""
+        rank = max(a.rank, b.rank)
+        a, b = self.widened(a, rank), self.widened(b, rank)
+        orders = [h.order for h in (a, b) if isinstance(h.value, Live)] or [plain_order(rank)]
+        order = next((o for o in orders if o != plain_order(rank)), orders[0])
+        return self.laid(a, order), self.laid(b, order)
+
+    def widened(self, held: Held, rank: int) -> Held:
+        """With more axes in front, of size one; a batch in front stays there."""
+        more = rank - held.rank
+        if more == 0:
+            return held
+        held = self.plain(held)
+        at = 1 if held.batch == 0 and held.rank > 0 else 0
+        two, three = ([*s[:at], *[1] * more, *s[at:]] for s in held.sizes())
+        return Held(value=self.drawing.reshape(held.value, two, three), order=plain_order(rank))
+
+    # ── drawing ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def keep(self, held: Held, op: Any, *args: Any, **kwargs: Any) -> Held:
+        """An op that leaves the axes where they are."""
+        return replace(held, value=self.drawing.call(op, held.value, *args, **kwargs))
+
+    def repeated(self, known: Known) -> Live:
+        """A constant whose first axis has size one, once per sample: for ops that don't broadcast."""
+        d = self.drawing
+        held = d.held(known)
+        two, three = ([size, *held.shape[1:]] for size in SIZES)
+        return d.spread(held, two, three)
+
+    def batch_axis(self, held: Held, axis: int, what: str) -> None:
+        """Refuses what would mix samples."""
+        if held.batch == axis % held.rank:
+            self.refuse(f"{what} along the batch axis", "samples must not depend on each other")
+
+    def reshaped(self, held: Held, two: Sequence[int], three: Sequence[int]) -> Held:
+        """To another shape of the file; one reshape after another becomes one, and axes of size one need no permute."""
+        if isinstance(held.value, Live):
+            held = self.sources.get(held.value.node, held)
+        source = held
+        ones = [axis for axis in held.order if held.shape[axis] != 1]
+        if ones != sorted(ones):
+            held = self.plain(held)
+        value = self.drawing.reshape(held.value, two, three)
+        if isinstance(value, Live) and value is not held.value:
+            self.sources[value.node] = source
+        return Held(value=value, order=plain_order(value.two.dim()))
+
+    def seal(self, op: Operator, held: Held, output: int = 0) -> Held:
+        """The fused activation, then the rounding to the output's codes."""
+        if held.sealed:
+            return replace(held, sealed=False)
+        held = self.activated(op, held)
+        tensor = self.file.tensors[op.outputs[output]]
+        form = form_of(tensor)
+        if form is None or not isinstance(held.value, Live) or self._moves(op, tensor):
+            return held
+        return replace(held, value=self.drawing.fake_quantize(held.value, form, f"{self.drawing.layer}.output"))
+
+    def activated(self, op: Operator, held: Held) -> Held:
+        """The activation that a layer carries with it."""
+        code = op.option("FusedActivationFunction", 0)
+        if code == 0:
+            return held
+        if code not in ACTIVATIONS:
+            self.refuse(f"the fused activation {code}", "use NONE, RELU, RELU6, RELU_N1_TO_1 or TANH")
+        target, *args = ACTIVATIONS[code]
+        return self.keep(held, target, *args)
+
+    def _moves(self, op: Operator, tensor: FileTensor) -> bool:
+        """Whether the op only moves codes, in the scale that they have."""
+        live = [i for i in op.inputs if i >= 0 and i in self.env and isinstance(self.env[i].value, Live)]
+        return op.kind in MOVES and bool(live) and all(same_quant(self.file.tensors[i], tensor) for i in live)
+
+    def refuse(self, what: str, cure: str) -> NoReturn:
+        """Raise the one error of a file's ops."""
+        self.drawing.refuse(what, cure)
+
+
+ACTIVATIONS: Mapping[int, tuple[Any, ...]] = {
+    1: (aten.relu.default,),
+    2: (aten.hardtanh.default, -1.0, 1.0),
+    3: (aten.relu6.default,),
+    4: (aten.tanh.default,),
+}
+MOVES = frozenset(
+    "RESHAPE TRANSPOSE SQUEEZE EXPAND_DIMS PACK UNPACK CONCATENATION SPLIT SPLIT_V SLICE STRIDED_SLICE PAD PADV2 MIRROR_PAD TILE "
+    "BROADCAST_TO GATHER GATHER_ND MAX_POOL_2D RESIZE_NEAREST_NEIGHBOR DEPTH_TO_SPACE SPACE_TO_DEPTH SPACE_TO_BATCH_ND "
+    "BATCH_TO_SPACE_ND REVERSE_V2 REDUCE_MAX REDUCE_MIN MAXIMUM MINIMUM SELECT SELECT_V2 EMBEDDING_LOOKUP".split()
+)
+
+_WORDS = ("conv", "depthwise", "matmul", "dense", "linear", "gemm", "fc", "einsum", "bias_add", "biasadd")
+
+
+def layer_of(file: File, op: Operator) -> str:
+    """A path for an operator: what the names of its weights and results call it, without the word of the op itself.
+
+    Converters join the names of what they fuse by ``;``, a layer's own among them.
+    """
+    names = [
+        file.tensors[i].name for i in (*op.inputs[1:3], *op.outputs) if i >= 0 and (i in op.outputs or file.tensors[i].data is not None)
+    ]
+    if op.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL"):
+        for part in (part for name in names for part in name.split(";")):
+            *owner, last = path_of(part).split(".")
+            if owner and last.lower().startswith(_WORDS):
+                return ".".join(owner)
+    return path_of(file.tensors[op.outputs[0]].name) if op.outputs else op.kind
