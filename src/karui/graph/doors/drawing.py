@@ -25,6 +25,7 @@ FAKE_QUANTIZE = forms.fake_quantize._opoverload
 
 SIZES = (2, 3)
 LARGEST = 1 << 31  # elements of one value, for one sample: a damaged file may ask for any number
+LARGEST_CONSTANT = 1 << 24  # elements of a constant that ops make of smaller ones
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,6 +123,8 @@ class Drawing:
         """One op on values, numbers and lists of them: drawn, or computed at once where all is known. A Value, or a tuple of them."""
         values = [leaf for leaf in pytree.tree_leaves((args, kwargs), is_leaf=_is_value) if isinstance(leaf, Known | Live)]
         live = any(isinstance(value, Live) for value in values)
+        if not live:
+            self._check_constant(op, args, kwargs, sum(value.three.numel() for value in values))
         two = self._computed(op, args, kwargs, lambda v: _shapes(v.two, live))
         same = all(v.two is v.three for v in values)
         three = two if same else self._computed(op, args, kwargs, lambda v: _shapes(v.three, live))
@@ -137,6 +140,17 @@ class Drawing:
         if max(two.numel(), three.numel()) > LARGEST:
             self.refuse(f"a value of {two.numel():,} elements", "check the file's shapes")
         return Live(node=node, two=two, three=three)
+
+    def _check_constant(self, op: Any, args: Any, kwargs: Any, given: int) -> None:
+        """Refuse a constant of a size that only a damaged file asks for, where its shape can be told before it is computed."""
+        here = pytree.tree_map(lambda v: v.three.to("meta") if _is_value(v) else v, (args, kwargs), is_leaf=_is_value)
+        try:
+            made = pytree.tree_leaves(op(*here[0], **here[1]))
+        except Exception:  # what is wrong is told when it is computed
+            return
+        count = sum(each.numel() for each in made if isinstance(each, Tensor))
+        if count > max(LARGEST_CONSTANT, given):
+            self.refuse(f"a constant of {count:,} elements", "check the file's shapes")
 
     def _computed(self, op: Any, args: Any, kwargs: Any, of: Callable[[Value], Tensor]) -> Any:
         here = pytree.tree_map(lambda v: of(v) if _is_value(v) else v, (args, kwargs), is_leaf=_is_value)
@@ -158,12 +172,29 @@ class Drawing:
             return self.operand(value)
         return value
 
+    def again(self, x: Live, place: int, value: Live) -> Live:
+        """The op that made ``x``, drawn again with another argument; what nobody reads is left out at the end."""
+        args = list(x.node.args) + [None] * (place + 1 - len(x.node.args))
+        args[place] = value.node
+        return Live(node=self._node(x.node.target, *args, **x.node.kwargs), two=x.two, three=x.three)
+
+    def spread(self, x: Live, two: Sequence[int], three: Sequence[int]) -> Live:
+        """Copies along axes of size one, the batch's among them."""
+        node = self._node(aten.expand.default, x.node, [self.size(a, b) for a, b in zip(two, three, strict=True)])
+        return self._live(node, *(torch.empty(tuple(size), dtype=x.two.dtype, device="meta") for size in (two, three)))
+
     # ── constants in the graph ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def operand(self, value: Known) -> fx.Node:
         """A constant as a node: a buffer, unless ``parameter`` has made it one of the network's parameters."""
-        value = self._one_sample(value)
+        value = self.one_sample(value)
         return self._attribute(value, value.two, value.name or f"{self.layer}.constant", trains=False)
+
+    def held(self, value: Known) -> Live:
+        """A constant as a value of the graph: a buffer."""
+        value = self.one_sample(value)
+        shape = value.two.to("meta")
+        return Live(node=self.operand(value), two=shape, three=shape)
 
     def parameter(self, value: Known, name: str, change: Callable[[Tensor], Tensor] | None = None, key: str = "") -> Live:
         """A constant as a trainable parameter, seen through its form if the file writes it in whole numbers.
@@ -171,7 +202,7 @@ class Drawing:
         name: what to call it where the file has no good name for it. change: how the op wants it (transposed …), ``key`` names that change:
         the same constant in the same form stays one parameter, however many layers use it.
         """
-        value = self._one_sample(value)
+        value = self.one_sample(value)
         known = (id(value.two), key)
         tensor = (change or _as_is)(value.two).float().contiguous()
         node = self._attribute(value, tensor, _good(value.name) or name, trains=True, key=known)
@@ -191,17 +222,13 @@ class Drawing:
                     list(probe.shape).index(2 + axis) if 2 + axis in probe.shape else self.refuse("scales along an axis that is moved", "")
                 )
             name = str(live.node.target)
-            scale = self._attribute(
-                form, form.scale.float().reshape(-1 if axis is not None else ()), f"{name}_scale", trains=False, key=(id(form), "s")
-            )
-            zero = self._attribute(
-                form,
-                form.zero_point.float().reshape(-1 if axis is not None else ()),
-                f"{name}_zero_point",
-                trains=False,
-                key=(id(form), "z"),
-            )
-            self._attributes[key] = self._node(FAKE_QUANTIZE, live.node, scale, zero, form.qmin, form.qmax, axis)
+            nodes = [
+                self._attribute(
+                    form, t.float().reshape(-1 if axis is not None else ()), f"{name}_{what}", trains=False, key=(id(form), what)
+                )
+                for t, what in ((form.scale, "scale"), (form.zero_point, "zero_point"))
+            ]
+            self._attributes[key] = self._node(FAKE_QUANTIZE, live.node, *nodes, form.qmin, form.qmax, axis)
         return Live(node=self._attributes[key], two=live.two, three=live.three)
 
     def fake_quantize(self, x: Live, form: Form, name: str) -> Live:
@@ -225,7 +252,7 @@ class Drawing:
             self.refuse(f"a computed {what}", f"make {what} a constant of the file")
         return [int(n) for n in value.two.reshape(-1).tolist()]
 
-    def _one_sample(self, value: Known) -> Known:
+    def one_sample(self, value: Known) -> Known:
         """A constant that repeats itself over the batch, once."""
         if value.fixed:
             return value
