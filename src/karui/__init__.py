@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from karui.finetune.loop import Training as Training
     from karui.finetune.phases import Phase as Phase
     from karui.finetune.session import attach as attach
-    from karui.graph.doors.torch import capture as capture
+    from karui.graph.doors.capture import capture as capture
     from karui.graph.network import Network as Network
     from karui.pixels import Pixels as Pixels
 
@@ -66,7 +66,7 @@ _HOMES = {
     "Technique": "karui.compress.technique",
     "Training": "karui.finetune.loop",
     "attach": "karui.finetune.session",
-    "capture": "karui.graph.doors.torch",
+    "capture": "karui.graph.doors.capture",
     "sensitivity": "karui.api",
 }
 

@@ -1,6 +1,6 @@
 """A recipe as a file: network, data, budget and phases ⇄ TOML; what was written reads back equal.
 
-    network = "zoo:lenet5"            # or a .pt2 file, or "package.module:function" that returns a torch module
+    network = "zoo:lenet5"            # or a .pt2, .onnx or .tflite file, or "package.module:function" that returns a module
     data = "fashion-mnist"            # or "package.module:function" that returns karui.Data
     seed = 0
 

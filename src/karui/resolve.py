@@ -8,18 +8,23 @@ from torch import nn
 from karui import datasets, recipe
 from karui.data import Data
 from karui.errors import DataError, FileError, KaruiError, RecipeError, first_line
-from karui.graph.doors.torch import capture
+from karui.graph.doors.capture import FILES, capture
+from karui.graph.doors.keras import is_keras
 from karui.graph.network import Network
 from karui.zoo import catalogue
 
+_FILES = f"{', '.join(FILES[:-1])} or {FILES[-1]}"
+
 
 def network_of(source: Any, data: Data | None = None, *, folder: Path | None = None) -> Network:
-    """A captured network from a Network, a module, ``"zoo:name"``, a ``.pt2`` file or ``"package.module:function"``.
+    """A captured network from a Network, a module, a Keras model, ``"zoo:name"``, a file or ``"package.module:function"``.
 
-    A module needs example inputs: those of ``data``. folder: where a relative file and a user's module are looked for.
+    A module needs example inputs: those of ``data``; so does a file that leaves sizes open. folder: where a relative file and a user's module are looked for.
     """
     if isinstance(source, Network):
         return source
+    if is_keras(source):
+        return capture(source)
     if isinstance(source, nn.Module):
         if data is None:
             raise DataError(
@@ -31,16 +36,14 @@ def network_of(source: Any, data: Data | None = None, *, folder: Path | None = N
     text = str(source)
     if text.startswith("zoo:"):
         return catalogue.load(text.removeprefix("zoo:"))
-    if text.endswith(".pt2"):
+    if text.lower().endswith(FILES):
         path = Path(text) if folder is None else folder / text
         if not path.exists():
-            raise FileError(
-                f"'{path}' does not exist; give a .pt2 file that karui wrote, zoo:NAME (karui list), or package.module:function"
-            )
-        return Network.load(path)
+            raise FileError(f"'{path}' does not exist; give a {_FILES} file, zoo:NAME (karui list), or package.module:function")
+        return capture(path, data.example(2) if data is not None and path.suffix == ".onnx" else None)
     if ":" in text:
         return network_of(made(text, "network", folder), data, folder=folder)
-    raise RecipeError(f"network '{text}' is neither zoo:NAME, a .pt2 file nor package.module:function; karui list shows the zoo")
+    raise RecipeError(f"network '{text}' is neither zoo:NAME, a {_FILES} file nor package.module:function; karui list shows the zoo")
 
 
 def data_of(source: Any, *, folder: Path | None = None) -> Data:

@@ -34,6 +34,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="the folder that 
 AsJson = Annotated[bool, typer.Option("--json", help="print the facts as JSON, and nothing else, on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
 Control = Annotated[bool, typer.Option("--control", help="also train the original as long as the winner, uncompressed, and show it beside")]
+NETWORK = "zoo:NAME, a .pt2, .onnx or .tflite file, or package.module:function"
 Seed = Annotated[int | None, typer.Option(help="one seed, one result (0, or the recipe's)")]
 
 
@@ -49,7 +50,7 @@ def root(context: typer.Context, version: Annotated[bool, typer.Option("--versio
 def compress(
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE.toml", help="what to compress, and how; options go over it")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="RUN", help="the run's folder (runs/NAME); again: go on")] = None,
-    network: Annotated[str | None, typer.Option("--network", "-n", help="zoo:NAME, FILE.pt2 or package.module:function")] = None,
+    network: Annotated[str | None, typer.Option("--network", "-n", help=NETWORK)] = None,
     data: Annotated[str | None, typer.Option("--data", "-d", help="a data set's name or package.module:function")] = None,
     teacher: Annotated[str | None, typer.Option(help="whom to distil from, as --network (the network itself)")] = None,
     drop: Annotated[float | None, typer.Option(help="the most that the metric may lose, in its unit (0.5)")] = None,
@@ -71,7 +72,7 @@ def compress(
     limits = {"drop": drop, "bytes": max_bytes, "peak_ram": peak_ram, "latency_ms": latency_ms, "target": target}
     subject, samples = network or plan.network, data or plan.data
     if subject is None or samples is None:
-        lacking = "a network (--network zoo:NAME, FILE.pt2)" if subject is None else "data (--data NAME)"
+        lacking = "a network (--network zoo:NAME, a .pt2, .onnx or .tflite file)" if subject is None else "data (--data NAME)"
         raise RecipeError(f"compress: {lacking} is needed; 'karui list' shows what there is, and a recipe may name both")
     given = resolve.data_of(samples, folder=_beside(plan, data))
     tutor = teacher or plan.teacher
@@ -94,7 +95,7 @@ def compress(
 
 @app.command()
 def analyse(
-    network: Annotated[str, typer.Argument(metavar="NETWORK", help="zoo:NAME, FILE.pt2 or package.module:function")],
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help=NETWORK)],
     data: Annotated[str | None, typer.Option("--data", "-d", help="needed where the network is a plain module")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -110,8 +111,28 @@ def analyse(
 
 
 @app.command()
+def doctor(
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help=NETWORK)],
+    data: Annotated[str | None, typer.Option("--data", "-d", help="needed where the network is a plain module")] = None,
+    to: Annotated[str | None, typer.Option(help="targets to try, with commas (all that can be run here)")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what will and won't work. Training, pruning, int8 and each target are tried on copies, with noise for data; takes a minute."""
+    from karui import doctor as room
+    from karui import resolve
+    from karui.report import terminal
+
+    subject = resolve.network_of(network, None if data is None else resolve.data_of(data))
+    found = room.examine(subject, None if to is None else _split(to))
+    if as_json:
+        _print_json({"network": network, **{f.subject: {"verdict": f.verdict, "words": f.words} for f in found}})
+    else:
+        terminal.findings(((f.subject, f.verdict, f.words) for f in found), _console())
+
+
+@app.command()
 def sensitivity(
-    network: Annotated[str, typer.Argument(metavar="NETWORK", help="zoo:NAME, FILE.pt2 or package.module:function")],
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help=NETWORK)],
     data: Annotated[str | None, typer.Option("--data", "-d", help="a data set's name or package.module:function")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="RUN", help="the scan's folder; again: go on")] = None,
     structure: Annotated[str, typer.Option(help="what is pruned: weights or channels")] = "weights",

@@ -24,6 +24,7 @@ from karui.graph.functional import functionalize, where
 aten = torch.ops.aten
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
+_LEAVES = ("torch.nn.", "karui.graph.doors.keras.Leaf")  # one layer each, named by its path alone
 _RESHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 # These only mark a value for autograd or copy a constant that nobody writes into.
 _TRANSPARENT = (aten.lift_fresh_copy.default, aten.detach.default, aten.alias.default)
@@ -83,7 +84,7 @@ def _label(node: Node) -> None:
     path, kind = next(reversed(stack.values())) if stack else ("", "")
     kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
     path = re.sub(r"@\d+", "", path)
-    leaf = kind.startswith("torch.nn.") and ".container." not in kind
+    leaf = kind.startswith(_LEAVES) and ".container." not in kind
     op = node.target._schema.name.split("::")[-1] if isinstance(node.target, OpOverload) else node.name
     layer = path if leaf and path else ".".join(filter(None, (path, op.removesuffix("_"))))
     node.meta = {"karui_layer": layer, "karui_source": source} if node.op == "call_function" else {}

@@ -1,6 +1,6 @@
 """The same record as tables in the terminal; and what ``analyse`` and ``bench`` have to say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -55,6 +55,13 @@ def analysis(facts: Mapping[str, Any], *, title: str) -> Table:
     table.add_row("total", "", "", *totals, words.size(facts["peak"]["nbytes"]), style="bold")
     table.caption = f"activations in all: the most that live at once, at {facts['peak']['layer'] or 'the input'}"
     return table
+
+
+def findings(found: Iterable[tuple[str, str, str]], console: Console) -> None:
+    """What the doctor says, line by line as it is found: (what was tried, "yes", "partly" or "no", why)."""
+    marks = {"yes": "green", "partly": "yellow", "no": "red"}
+    for subject, verdict, why in found:
+        console.print(Text(f"  {subject:<8}"), Text(f"{verdict:<8}", style=marks[verdict]), Text(why, style="dim"), sep="", soft_wrap=True)
 
 
 def bench(rows: Sequence[Bench | Mapping[str, Any]]) -> Table:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from karui.errors import CaptureError, FileError
+from karui.errors import CaptureError
 from karui.graph.doors.torch import capture
 from karui.zoo.lenet import lenet5
 from karui.zoo.resnet import resnet8
@@ -133,11 +133,6 @@ def test_what_cannot_be_captured_is_refused_in_one_line(make: type[nn.Module], c
 def test_an_example_that_is_none(example: object) -> None:
     with pytest.raises(CaptureError, match="example"):
         capture(nn.Linear(4, 2), example)
-
-
-def test_a_path_that_is_no_file(tmp_path: object) -> None:
-    with pytest.raises(FileError, match="No such file"):
-        capture(f"{tmp_path}/none.pt2")
 
 
 def old_weight_norm() -> nn.Module:

@@ -3,7 +3,6 @@
 import copy
 import inspect
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any
 
 import torch
@@ -18,21 +17,17 @@ from karui.graph.canonical import canonical
 from karui.graph.doors.computed import copied, made_plain
 from karui.graph.fidelity import tensors_of, verify
 from karui.graph.network import InputSpec, Network
+from karui.graph.tidy import tidied
 
 
-def capture(
-    module: nn.Module | str | PathLike[str], example: Tensor | Sequence[Tensor] | None = None, *, name: str | None = None
-) -> Network:
+def capture(module: nn.Module, example: Tensor | Sequence[Tensor] | None = None, *, name: str | None = None) -> Network:
     """Capture a trained module as one graph with a free batch size, in the module's own mode.
 
-    module: an ``nn.Module`` (left untouched; its parameters are copied, to the CPU and to float32), or the path of a ``.pt2`` file.
-    example: the tensor or tensors that its ``forward`` takes, with the batch as first axis; all other sizes are fixed by it. Weights under
+    module: left untouched; its parameters are copied, to the CPU and to float32. example: the tensor or tensors that its ``forward`` takes, with the batch as first axis; all other sizes are fixed by it. Weights under
     torch's weight norm, spectral norm or a parametrization become plain ones. Where a forward branches on ``self.training`` itself
     (auxiliary outputs, stochastic depth by hand), its branch for evaluation is captured, and trained. Raises CaptureError in one line, with
-    the line of the user's code where it is known; FileError for a file.
+    the line of the user's code where it is known.
     """
-    if not isinstance(module, nn.Module):
-        return Network.load(module)
     inputs = _inputs(example)
     with torch.random.fork_rng(devices=[]):
         twin = _twin(module)
@@ -51,6 +46,7 @@ def _faithful(twin: nn.Module, inputs: tuple[Tensor, ...], three: tuple[Tensor, 
             network = _network(program, twin, inputs, name)
             if not training:
                 modes.arm(network.module.graph)
+            tidied(network)
             verify(network, twin, three, expected)
             return network
         except CaptureError as error:
