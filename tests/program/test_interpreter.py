@@ -27,8 +27,13 @@ def test_every_kind_has_a_rule() -> None:
 
 
 def pooled(arithmetic: Any) -> Array:
-    window = {"kernel": [2, 2], "stride": [1, 1], "padding": [0, 0, 0, 0], "count_include_pad": False, "clamp": None}
-    return integer("avg_pool2d", [codes(1, 2, 2, 1)], [XQ, YQ], (1, 1, 1), arithmetic=arithmetic, **window)
+    window = {"kernel": [2, 2], "stride": [1, 1], "padding": [1, 0, 0, 0], "count_include_pad": False, "clamp": None}
+    return integer("avg_pool2d", [codes(1, 2, 2, 1)], [XQ, YQ], (2, 1, 1), arithmetic=arithmetic, **window)
+
+
+def of_nine_bits() -> AffineValues:
+    values = int8([[-128, 1]], 1.0)
+    return AffineValues(bits=8, codes=values.codes, scale=values.scale, zero_point=np.array([1], np.int32))
 
 
 def layer(values: Values, bias: float, arithmetic: Any, output: Any = YQ) -> Array:
@@ -47,6 +52,7 @@ REFUSED: list[tuple[Any, str]] = [
     (lambda: integer("add", [codes(1, 2), codes(1, 2)], [XQ, affine(1e9), YQ], (2,), clamp=None), "finer than an input's"),
     (lambda: pooled("litert_ref"), "one scale and zero point on both sides"),
     (lambda: layer(GROUPED, 0.0, "xnnpack"), "LiteRT has one scale per output channel"),
+    (lambda: layer(of_nine_bits(), 0.0, "litert_ref"), "LiteRT has weights of 8 bits"),
     (lambda: layer(int8([[1]], 1e-9), 1e6, "litert_ref"), "more than LiteRT's 32 bits"),
 ]
 

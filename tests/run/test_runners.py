@@ -31,7 +31,7 @@ def test_every_runner_runs_its_target_and_tells_what_it_says_it_measures(target:
 
 
 def test_unknown_target() -> None:
-    with pytest.raises(RecipeError, match=r"target 'abacus' can't be measured here; choose one of c, onnx"):
+    with pytest.raises(RecipeError, match=r"target 'abacus' can't be measured here; choose one of c, litert, onnx"):
         runner("abacus")
     with pytest.raises(RecipeError, match="abacus"):
         require_measurable("abacus", [])

@@ -4,24 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from karui.export.codes import int8_term
 from karui.export.onnx_graph import Form, Graph, first, last
 from karui.program.arithmetic import quantization
-from karui.program.program import AffineValues, Array, CodebookValues, FloatValues, Op, TernaryValues, Weight
+from karui.program.program import AffineValues, Array, Op
 
 Arrange = Callable[[Array], Array]
-
-
-def _integer_codes(weight: Weight) -> Array | None:
-    """Codes in int8 that, times one scale per output channel, are the weight; None where there are none such."""
-    v = weight.values
-    if isinstance(v, FloatValues) or (isinstance(v, AffineValues) and v.group):
-        return None
-    if isinstance(v, CodebookValues) and v.codebook.dtype != np.int8:
-        return None
-    if isinstance(v, TernaryValues) and not (v.positive == v.negative).all():
-        return None
-    codes = weight.codes()
-    return codes.astype(np.int8) if -128 <= codes.min(initial=0) and codes.max(initial=0) <= 127 else None
 
 
 def operand(graph: Graph, op: Op, role: str, arrange: Arrange, *, axis: int | None = 0) -> tuple[str, Array | None]:
@@ -30,10 +18,10 @@ def operand(graph: Graph, op: Op, role: str, arrange: Arrange, *, axis: int | No
     ``arrange`` puts its axes in ONNX's order; ``axis`` is then that of the output channels (None: there is none such).
     """
     weight = graph.program.weights[op.weights[role]]
-    codes = _integer_codes(weight)
-    if codes is None or axis is None:
+    term = int8_term(weight)
+    if term is None or axis is None:
         return graph.constant(arrange(weight.real()), "float32", weight.name), None
-    codes, scale = _spread(codes, weight.multiplier())
+    codes, scale = _spread(term.codes, term.scale)
     # onnxruntime rewrites codes and zero points in place where its processor can't add s8 products exactly: no two ops may share them
     stored = graph.constant(arrange(codes), "int8", f"{weight.name}.codes", owner=op.outputs[0])
     zero_points = graph.constant(np.zeros(len(scale)), "int8", f"{weight.name}.zero_point", owner=op.outputs[0])
@@ -163,12 +151,12 @@ def embedding(graph: Graph, op: Op) -> None:
     weight = graph.program.weights[op.weights["weight"]]
     rank = len(graph.tensor(op.inputs[0]).shape)
     index = graph.value(op.inputs[0], last(rank))
-    codes = _integer_codes(weight)
-    if codes is None or not isinstance(weight.values, AffineValues):
+    term = int8_term(weight)
+    if term is None or not isinstance(weight.values, AffineValues):
         rows = graph.node("Gather", graph.constant(weight.real(), "float32", weight.name), index, axis=0)
     else:
-        chosen = graph.node("Gather", graph.constant(codes, "int8", f"{weight.name}.codes"), index, axis=0)
-        scale = graph.constant(weight.multiplier()[:, None], "float32", f"{weight.name}.scale")
+        chosen = graph.node("Gather", graph.constant(term.codes, "int8", f"{weight.name}.codes"), index, axis=0)
+        scale = graph.constant(term.scale[:, None], "float32", f"{weight.name}.scale")
         rows = graph.node("Mul", graph.node("Cast", chosen, to="float32"), graph.node("Gather", scale, index, axis=0))
     graph.finish(op, rows, last(rank + 1))
 

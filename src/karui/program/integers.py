@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from karui.errors import UnsupportedOp
 from karui.program import arithmetic as karui
 from karui.program import litert
 from karui.program.moves import aligned
@@ -62,13 +61,8 @@ def average_pool(program: Program, op: Op, arguments: list[Array], arithmetic: s
     if arithmetic == "karui":
         codes = _pooled(program, op, np.asarray(total), counts)
     else:
-        source, target = program.tensor(op.inputs[0]), program.tensor(op.outputs[0])
-        if a["count_include_pad"] and any(padding):
-            raise UnsupportedOp(
-                f"'{op.name}' ({op.kind}): LiteRT's average pool never counts padding; use 'karui', or pad in an op of its own"
-            )
-        raw = np.asarray(total) + counts * karui.quantization(source)[1]
-        codes = np.clip(litert.average(op, source.quant == target.quant, raw, counts), *_bounds(program, op)).astype(np.int8)
+        found = litert.average(program, op, np.asarray(total), counts, xnnpack=arithmetic == "xnnpack")
+        codes = np.clip(found, *_bounds(program, op)).astype(np.int8)
     return codes[:, 0] if flat else codes
 
 

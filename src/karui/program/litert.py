@@ -10,22 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from karui.errors import UnsupportedOp
-from karui.program.arithmetic import bias_values, quantization, terms
+from karui.program.arithmetic import Term, bias_values, quantization, terms
 from karui.program.program import Array, Op, Program
 
 Integers = NDArray[np.int64]
 
 
-def single_term(program: Program, op: Op) -> None:
-    """Refuses weights that LiteRT has no form for."""
-    if len(terms(program.weights[op.weights["weight"]])) > 1:
+def single_term(program: Program, op: Op) -> Term:
+    """The weight's only part; refuses weights that LiteRT has no form for."""
+    first, *more = terms(program.weights[op.weights["weight"]])
+    if more:
         raise UnsupportedOp(f"'{op.name}' ({op.kind}): LiteRT has one scale per output channel, this weight has several; use 'karui'")
+    if first.codes.min(initial=0) < -128 or first.codes.max(initial=0) > 127:
+        raise UnsupportedOp(f"'{op.name}' ({op.kind}): LiteRT has weights of 8 bits, these need 9 with their zero points; use 'karui'")
+    return first
 
 
 def bias_int32(program: Program, op: Op) -> NDArray[np.int32]:
     """The bias as LiteRT stores it: ``rint(bias / (sx · sw))`` per output channel, float64 inside."""
-    weight = program.weights[op.weights["weight"]]
-    step = float(quantization(program.tensor(op.inputs[0]))[0]) * weight.multiplier().astype(np.float64)
+    step = float(quantization(program.tensor(op.inputs[0]))[0]) * single_term(program, op).scale.astype(np.float64)
     real = bias_values(program, op).astype(np.float64)
     codes = np.rint(np.divide(real, step, out=np.zeros_like(real), where=step != 0))
     if not (np.abs(codes) < 2**31).all():
@@ -59,8 +62,11 @@ def single_rounding(x: Integers, real: Array | float) -> Integers:
 
 def double_rounding(x: Integers, real: Array | float) -> Integers:
     """A rounding doubling high product (ties away from zero) and then a rounding shift to the right (ties away): two roundings."""
-    multiplier, exponent = _pairs(real)
-    left, right = np.maximum(exponent, 0), np.maximum(-exponent, 0)
+    return _double_rounding(x, *_pairs(real))
+
+
+def _double_rounding(x: Integers, multiplier: Integers | int, exponent: Integers | int) -> Integers:
+    left, right = np.maximum(exponent, 0), np.maximum(-np.asarray(exponent), 0)
     product = (x << left) * multiplier
     nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
     high = np.where(nudged >= 0, nudged >> 31, -((-nudged) >> 31))  # C's division: towards zero
@@ -70,8 +76,7 @@ def double_rounding(x: Integers, real: Array | float) -> Integers:
 
 def layer(program: Program, op: Op, accumulators: Integers, *, xnnpack: bool) -> Integers:
     """Accumulators of a conv or linear (without bias) to codes without zero point."""
-    single_term(program, op)
-    scale = program.weights[op.weights["weight"]].multiplier()
+    scale = single_term(program, op).scale
     sx, sy = (quantization(program.tensor(name))[0] for name in (op.inputs[0], op.outputs[0]))
     total = accumulators + bias_int32(program, op)
     if xnnpack:
@@ -82,10 +87,18 @@ def layer(program: Program, op: Op, accumulators: Integers, *, xnnpack: bool) ->
 
 def mean(program: Program, op: Op, total: Integers, count: int, *, xnnpack: bool) -> Integers:
     """Sums of ``code − zero point`` over ``count`` values to codes without zero point."""
-    sx, sy = (quantization(program.tensor(name))[0] for name in (op.inputs[0], op.outputs[0]))
-    if xnnpack:
-        return _float_product(total, sx / (sy * np.float32(count)))
-    return double_rounding(total, np.float64(sx) / (np.float64(sy) * count))
+    (sx, zx), (sy, zy) = (quantization(program.tensor(name)) for name in (op.inputs[0], op.outputs[0]))
+    if not xnnpack:
+        return _double_rounding(total, *_shared(*quantize_multiplier(np.float64(sx) / np.float64(sy)), count))
+    k = sx / sy * (np.float32(1) / np.float32(count))
+    offset = np.float32(zy) - np.float32(zx * count) * k
+    return np.rint((total + count * zx).astype(np.float32) * k + offset).astype(np.int64) - zy
+
+
+def _shared(multiplier: int, exponent: int, count: int) -> tuple[int, int]:
+    """A multiplier divided by a count: with as many bits more as the count has behind its first, rounded down."""
+    more = min(count.bit_length() - 1, 32, 31 + exponent)
+    return (multiplier << more) // count, exponent - more
 
 
 def add(program: Program, op: Op, centred: Sequence[Integers], *, xnnpack: bool) -> Integers:
@@ -113,11 +126,26 @@ def mul(program: Program, op: Op, centred: Sequence[Integers], *, xnnpack: bool)
     return double_rounding(product, np.float64(s1) * np.float64(s2) / np.float64(sy))
 
 
-def average(op: Op, same: bool, total: Integers, counts: Integers) -> Integers:
-    """Raw codes summed over each window's ``counts`` real pixels → their average, ties away from zero: LiteRT never requantizes a pool."""
-    if not same:
-        raise UnsupportedOp(f"'{op.name}' ({op.kind}): LiteRT's average pool needs one scale and zero point on both sides; use 'karui'")
-    return np.sign(total) * ((np.abs(total) + counts // 2) // counts)
+def average(program: Program, op: Op, total: Integers, counts: Integers, *, xnnpack: bool) -> Integers:
+    """Sums of ``code − zero point`` over each window's ``counts`` real pixels to codes.
+
+    LiteRT's pool works on raw codes, ties away from zero, and never counts padding. Where the scale changes or padding counts, the file has
+    a depthwise layer of ones instead. Padding that isn't counted under a scale that changes has no form in its integers.
+    """
+    source, target = (program.tensor(name) for name in (op.inputs[0], op.outputs[0]))
+    (sx, zx), (sy, zy) = quantization(source), quantization(target)
+    counted = bool(op.attributes["count_include_pad"])
+    if source.quant == target.quant and not (counted and any(op.attributes["padding"])):
+        raw = total + counts * zx
+        return np.sign(raw) * ((np.abs(raw) + counts // 2) // counts)
+    if not counted and any(op.attributes["padding"]):
+        raise UnsupportedOp(
+            f"'{op.name}' ({op.kind}): LiteRT's average pool without its padding needs one scale and zero point on both sides; use 'karui'"
+        )
+    share = np.float32(1 / np.prod(op.attributes["kernel"]))
+    if xnnpack:
+        return _float_product(total, sx * share / sy) + zy
+    return double_rounding(total, np.float64(sx) * np.float64(share) / np.float64(sy)) + zy
 
 
 def _float_product(x: Integers, scale: Array | np.float32) -> Integers:

@@ -1,0 +1,121 @@
+"""Target ``litert``: a Program as one ``.tflite`` file, for LiteRT (TensorFlow Lite) and everything else that reads that format.
+
+Inputs and outputs are what the Program has, for one sample: channels last, float32, uint8 pixels, or int8 codes with their scale. Integer
+layers are LiteRT's own: int8 weights per output channel, int32 biases. What comes out are the integers of the arithmetic ``litert_ref``
+with LiteRT's reference kernels and of ``xnnpack`` with its default ones (docs/adr/0001). Sparse weights are written dense: LiteRT has no
+kernels that were faster with them. Early exits choose between values that are both computed: right, and no faster than without exits.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from karui.export.artifact import Artifact
+from karui.export.litert_file import encode as file_of
+from karui.export.litert_graph import Graph
+from karui.export.litert_ops import RULES
+from karui.program.arithmetic import quantization
+from karui.program.program import Program, Tensor
+from karui.workspace import atomic_write
+
+METADATA = "karui"  # the key under which the file says what its inputs and outputs are to the Program
+
+
+def write(program: Program, folder: Path, *, name: str = "model") -> Artifact:
+    """Write ``NAME.tflite`` into a folder that is made if it lacks; the same Program gives the same bytes.
+
+    Raises:
+        UnsupportedOp: an op that LiteRT can't express.   ToolError: the package 'ai-edge-litert' is missing.
+    """
+    data, facts = _model(program)
+    path = Path(folder) / f"{name}.tflite"
+    atomic_write(path, data)
+    return Artifact(target="litert", folder=Path(folder), files=(path,), main=path, program=program.name, facts=facts)
+
+
+def encode(program: Program) -> bytes:
+    """The file as bytes; raises as ``write`` does."""
+    return _model(program)[0]
+
+
+def _model(program: Program) -> tuple[bytes, dict[str, Any]]:
+    graph = Graph(program)
+    inputs = _open(graph)
+    for op in program.ops:
+        if op.kind not in RULES:
+            raise graph.refuse(op, f"kind '{op.kind}'", "choose another target or another op")
+        RULES[op.kind](graph, op)
+    outputs = _close(graph, set(inputs.values()))
+    facts = _facts(program, list(inputs), list(outputs))
+    data = json.dumps(facts, separators=(",", ":")).encode()
+    return file_of(graph, inputs, outputs, data, METADATA), facts
+
+
+# ── the ends ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _states(program: Program) -> list[tuple[str, str]]:
+    """States that aren't inputs of the program anyway."""
+    given = {i.tensor for i in program.inputs}
+    return [pair for pair in program.states if pair[1] not in given]
+
+
+def _inputs(program: Program) -> list[tuple[str, str]]:
+    """Name and tensor of the inputs, then of the states that a call starts from."""
+    return [(i.name, i.tensor) for i in program.inputs] + [(read, read) for _, read in _states(program)]
+
+
+def _outputs(program: Program) -> list[tuple[str, str]]:
+    """Name and tensor of the outputs, then of the states for the next call."""
+    return [(o.name, o.tensor) for o in program.outputs] + [(f"{read}.next", written) for written, read in _states(program)]
+
+
+def _free(taken: dict[str, int], hint: str) -> str:
+    free, i = hint, 2
+    while free in taken:
+        free, i = f"{hint}.{i}", i + 1
+    return free
+
+
+def _open(graph: Graph) -> dict[str, int]:
+    """Declare the inputs: name → value."""
+    made: dict[str, int] = {}
+    for name, tensor in _inputs(graph.program):
+        value = graph.add(graph.like(graph.tensor(tensor)))
+        graph.set(tensor, value)
+        made[_free(made, name)] = value
+    return made
+
+
+def _close(graph: Graph, taken: set[int]) -> dict[str, int]:
+    """The outputs: name → value; each is the result of a node, and of no other output."""
+    made: dict[str, int] = {}
+    for name, tensor in _outputs(graph.program):
+        value = graph.value(tensor)
+        if value in taken or graph.held[value].data is not None:
+            value = graph.copy(value, tensor)
+        taken.add(value)
+        made[_free(made, name)] = value
+    return made
+
+
+def _facts(program: Program, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
+    """What a reader must know to feed the file with a Program's arrays."""
+
+    def port(name: str, tensor: Tensor) -> dict[str, Any]:
+        facts: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype, "layout": tensor.layout}
+        if tensor.dtype == "int8":
+            scale, zero_point = quantization(tensor)
+            facts |= {"scale": float(scale), "zero_point": zero_point}
+        return facts
+
+    return {
+        "program": program.name,
+        "inputs": [port(n, program.tensor(t)) for n, (_, t) in zip(inputs, _inputs(program), strict=True)],
+        "outputs": [port(n, program.tensor(t)) for n, (_, t) in zip(outputs, _outputs(program), strict=True)],
+        "states": len(_states(program)),
+        "labels": {o.name: list(o.labels) for o in program.outputs if o.labels},
+        "pixels": {
+            i.name: {"scale": i.pixels.scale, "mean": list(i.pixels.mean), "std": list(i.pixels.std)} for i in program.inputs if i.pixels
+        },
+    }
