@@ -122,19 +122,24 @@ def _fully_connected(s: Scene, op: Operator) -> Held:
         if keeps:
             s.refuse(f"{x.shape[-1]} features for {inputs}", "check the file")
         x = s.reshaped(x, [-1, inputs], [-1, inputs])
-    ones = [axis for axis in x.order if x.shape[axis] != 1]
-    if x.order[-1] != x.rank - 1:  # the features must lie last
-        x = s.reshaped(x, *x.sizes()) if ones == sorted(ones) else s.plain(x)
-    elif x.order != plain_order(x.rank):
-        x = s.plain(x)
+    if x.order == CHANNELS_FIRST and x.rank == 4 and keeps and s.known(op, 1) is not None and isinstance(x.value, Live):
+        return _pixels(s, op, x)
+    x = s.flat(x)
     value = _product(s, op, x.value, outputs)
     held = s.seal(op, Held(value=value, order=plain_order(x.rank)))
     if not keeps and x.rank > 2:
-        two, three = (
-            [-1, outputs] if isinstance(value, Known) else [n // outputs, outputs] for n in (value.two.numel(), value.three.numel())
-        )
+        two, three = ([n // outputs, outputs] for n in (value.two.numel(), value.three.numel()))
         held = s.reshaped(held, two, three)
     return replace(held, sealed=True)
+
+
+def _pixels(s: Scene, op: Operator, x: Held) -> Held:
+    """A layer on each pixel of an image is a convolution of one pixel."""
+    known = s.known(op, 1)
+    assert known is not None
+    name = f"{s.drawing.layer}.weight"
+    weight = s.drawing.parameter(replace(known, name=""), name, lambda w: w[:, :, None, None], "pixels")
+    return s.keep(x, aten.conv2d.default, weight, _bias(s, op, 2, 0, 1), [1, 1], [0, 0], [1, 1], 1)
 
 
 def _product(s: Scene, op: Operator, x: Value, outputs: int) -> Value:

@@ -207,14 +207,30 @@ class Scene:
         """To another shape of the file; one reshape after another becomes one, and axes of size one need no permute."""
         if isinstance(held.value, Live):
             held = self.sources.get(held.value.node, held)
+        if (tuple(two), tuple(three)) == held.sizes() or (tuple(two) == tuple(three) == self.once(held)):
+            return held
         source = held
-        ones = [axis for axis in held.order if held.shape[axis] != 1]
-        if ones != sorted(ones):
+        if not self.lies(held):
             held = self.plain(held)
         value = self.drawing.reshape(held.value, two, three)
         if isinstance(value, Live) and value is not held.value:
             self.sources[value.node] = source
         return Held(value=value, order=plain_order(value.two.dim()))
+
+    def lies(self, held: Held) -> bool:
+        """Whether its elements lie as the file's do, in whatever shape: only axes of size one stand elsewhere."""
+        ones = [axis for axis in held.order if held.shape[axis] != 1]
+        return ones == sorted(ones)
+
+    def flat(self, held: Held) -> Held:
+        """As ``plain``; where only axes of size one move, by a reshape."""
+        if held.order == plain_order(held.rank) or not self.lies(held):
+            return self.plain(held)
+        return Held(value=self.drawing.reshape(held.value, *held.sizes()), order=plain_order(held.rank))
+
+    def once(self, held: Held) -> tuple[int, ...]:
+        """The shape as a file of one sample writes it."""
+        return tuple(size // SIZES[0] if axis == held.batch else size for axis, size in enumerate(held.shape))
 
     def seal(self, op: Operator, held: Held, output: int = 0) -> Held:
         """The fused activation, then the rounding to the output's codes."""
