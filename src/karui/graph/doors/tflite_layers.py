@@ -28,7 +28,7 @@ def _bias(s: Scene, op: Operator, i: int, x: int, weight: int) -> Live | None:
     if not s.has(op, i):
         return None
     known, tensor = s.known(op, i), s.tensor(op, i)
-    if known is None or len(tensor.shape) != 1:
+    if known is None or known.two.dim() != 1:
         s.refuse("a computed bias, or one that isn't a vector", "make it a constant of the file")
     real = known.two
     if tensor.dtype in ("INT32", "INT64"):
@@ -45,7 +45,7 @@ def _bias(s: Scene, op: Operator, i: int, x: int, weight: int) -> Live | None:
 def _convolution(s: Scene, op: Operator, depthwise: bool) -> Held:
     given = s.dealt(op, 0)
     x = s.image(replace(given, spread=None))
-    shape = s.tensor(op, 1).shape
+    shape = s.held(op, 1).shape
     if len(shape) != 4:
         s.refuse(f"weights of shape {list(shape)}", "expected four axes")
     weight = _weight(s, op, 1, (3, 0, 1, 2) if depthwise else CHANNELS_FIRST)
@@ -112,9 +112,9 @@ def _transposed(s: Scene, op: Operator) -> Held:
 
 def _fully_connected(s: Scene, op: Operator) -> Held:
     """Rows of features; the file merges all axes before the features unless it keeps them."""
-    if op.option("WeightsFormat", 0) != 0 or len(s.tensor(op, 1).shape) != 2:
+    if op.option("WeightsFormat", 0) != 0 or len(s.held(op, 1).shape) != 2:
         s.refuse("weights that are shuffled, or not a matrix", "convert the file again")
-    outputs, inputs = s.tensor(op, 1).shape
+    outputs, inputs = s.held(op, 1).shape
     x, keeps = s.held(op, 0), bool(op.option("KeepNumDims", False))
     if x.rank < 1 or inputs < 1:
         s.refuse(f"weights of shape {[outputs, inputs]} for an input of {x.rank} axes", "check the file")

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from karui.errors import FileError
+from karui.errors import FileError, UnsupportedOp
 from karui.graph.doors.drawing import SIZES, Drawing, Known, Live, Value, path_of
 from karui.graph.doors.tflite_constants import form_of, numbers_of, real_of, same_quant
 from karui.graph.doors.tflite_file import File, FileTensor, Operator
@@ -127,7 +127,10 @@ class Scene:
 
     def constant(self, tensor: FileTensor) -> Known:
         """A constant of the file: real numbers where it has scales, but for a bias of 32 bits, whose layer knows its scale."""
-        numbers, form = numbers_of(tensor), form_of(tensor)
+        try:
+            numbers, form = numbers_of(tensor), form_of(tensor)
+        except (FileError, UnsupportedOp) as error:
+            raise type(error)(f"'{self.drawing.source}': {error}") from None
         return self.drawing.known(numbers if form is None else real_of(tensor, numbers), tensor.name, form)
 
     def known(self, op: Operator, i: int) -> Known | None:
