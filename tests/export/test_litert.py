@@ -1,5 +1,7 @@
 """``.tflite`` files in LiteRT: floats within 1e-4 of the greatest, integers bit for bit, with its reference kernels and with XNNPACK's."""
 
+import json
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from karui.errors import UnsupportedOp
+from karui.errors import ToolError, UnsupportedOp
 from karui.export import litert as target
 from karui.export.litert_ops import RULES
+from karui.export.litert_recurrent import STEPS
 from karui.export.litert_unary import FUNCTIONS
 from karui.program import unary
 from karui.program.interpreter import Arithmetic, run
@@ -20,8 +23,9 @@ from karui.program.program import Array, Output, Program
 from karui.run.litert import load
 from tests.export.many import inputs_of, merged
 from tests.export.test_c_layers import LAYERS, integral, one_layer
-from tests.export.test_c_ops import GROUPS
-from tests.program.builders import ALL, lenet, residual, sample
+from tests.export.test_c_ops import GROUPS, one
+from tests.program.builders import ALL, NHWC, PLAIN, Builder, lenet, residual, sample
+from tests.program.single_op import affine, floats, int8, normal, program, tensor
 from tests.program.weights import SUPPORTS, VALUES, make_weight
 
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="LiteRT is not installed (karui[litert])")
@@ -102,7 +106,7 @@ def test_pixels_go_in_as_bytes(network: Any, integer: bool, arithmetic: Arithmet
 def operators(p: Program) -> Counter[str]:
     """What the file has in it, by name."""
     names = {v: k for k, v in vars(schema.BuiltinOperator).items() if k.isupper()}
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(target.encode(p), 0))
+    model = opened(target.encode(p))
     return Counter(names[model.operatorCodes[o.opcodeIndex].builtinCode] for o in model.subgraphs[0].operators)
 
 
@@ -153,3 +157,157 @@ def test_every_pair(support: str, integer: bool, arithmetic: Arithmetic, tmp_pat
 
 def test_every_kind_and_function_has_a_rule() -> None:
     assert set(RULES) == set(KINDS) and set(FUNCTIONS) == set(unary.FUNCTIONS)
+
+
+@both
+def test_layers_of_one_channel(arithmetic: Arithmetic, tmp_path: Path) -> None:
+    """With one scale a runtime may take another path than with several."""
+    b = Builder("one", integer=True, seed=3)
+    x = b.conv2d(b.input((9, 9, 4), NHWC), 1, 3, name="conv")
+    check(b.finish(b.linear(b.flatten(x), 1, name="fc"), x), tmp_path, arithmetic, sample(b.finish(x), 200))
+
+
+@both
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "extra"),
+    [((4, 4), [2, 2], [1, 1, 1, 1], [0, 0]), ((3, 3), [2, 2], [1, 1, 1, 1], [1, 1]), ((3, 2), [1, 2], [0, 0, 0, 0], [0, 1])],
+)
+def test_transposed_convolutions(arithmetic: Arithmetic, tmp_path: Path, size: Any, stride: Any, padding: Any, extra: Any) -> None:
+    w = normal(3, *size, 5)
+    rows, columns = ((n - 1) * s - 2 * p + k + e for n, s, p, k, e in zip((4, 5), stride, padding, size, extra))
+    a = {"stride": stride, "padding": padding, "dilation": [1, 1], "groups": 1, "output_padding": extra, "clamp": None}
+    p = program("conv_transpose2d", [tensor("x", (4, 5, 5), None)], [tensor("y", (rows, columns, 3), None)], {"weight": floats(w)}, **a)
+    check(p, tmp_path, arithmetic)
+    if padding[0] == 1 and not extra[0]:  # SAME cuts the same away: nothing is left to do
+        assert operators(p) == {"TRANSPOSE_CONV": 1}
+
+
+CLAMPS: list[tuple[list[Any], str]] = [
+    ([3, None], "RELU"),
+    ([3, 123], "RELU6"),  # 6 / 0.05 = 120 codes above zero
+    ([-17, 23], "RELU_N1_TO_1"),
+    ([3, 100], "NONE"),
+    ([-20, 127], "NONE"),
+]
+
+
+@both
+@pytest.mark.parametrize(("clamp", "fused"), CLAMPS)
+def test_clamps_are_fused_only_where_they_are_the_same(arithmetic: Arithmetic, clamp: list[Any], fused: str, tmp_path: Path) -> None:
+    w = int8(np.random.default_rng(0).integers(-127, 128, (6, 9)), 0.02)
+    x, y = tensor("x", (9,), affine(0.05, 7)), tensor("y", (6,), affine(0.05, 3))
+    p = program("linear", [x], [y], {"weight": w}, clamp=clamp)
+    check(p, tmp_path, arithmetic, inputs_of(p, 300))
+    options = opened(target.encode(p)).subgraphs[0].operators[0].builtinOptions
+    assert options.fusedActivationFunction == getattr(schema.ActivationFunctionType, fused)
+
+
+@both
+@pytest.mark.parametrize(("bits", "kind"), [(4, "INT4"), (2, "INT2")])
+def test_matrices_of_few_bits_are_written_in_few_bits(arithmetic: Arithmetic, bits: int, kind: str, tmp_path: Path) -> None:
+    b = Builder("few", integer=True, bits=bits, seed=bits)
+    p = b.finish(b.linear(b.input((200,), PLAIN), 65, name="fc"))
+    check(p, tmp_path, arithmetic, sample(p, 100))
+    held = {t.name.decode(): t for t in opened(target.encode(p)).subgraphs[0].tensors}
+    assert held["fc.weight"].type == getattr(schema.TensorType, kind)
+    assert len(target.encode(p)) < 200 * 65 * bits // 8 + 3000
+    b = Builder("conv", integer=True, bits=bits, seed=bits)  # whose kernels for few bits round in another way
+    q = b.finish(b.conv2d(b.input((8, 8, 4), NHWC), 8, 3, name="conv"))
+    assert {t.name.decode(): t.type for t in opened(target.encode(q)).subgraphs[0].tensors}["conv.weight"] == schema.TensorType.INT8
+
+
+@both
+def test_codes_under_floats_stay_codes(arithmetic: Arithmetic, tmp_path: Path) -> None:
+    wide, p = lenet(), lenet(integer=True)
+    weights = {name: p.weights[name] if name.endswith("weight") else w for name, w in wide.weights.items()}
+    q = replace(wide, weights=weights)
+    check(q, tmp_path, arithmetic, sample(q, 20))
+    assert len(target.encode(q)) < 0.45 * len(target.encode(wide))
+
+
+def test_a_bias_beyond_32_bits_makes_its_layer_float(tmp_path: Path) -> None:
+    p = ALL["sensor"](integer=True)
+    data = p.weights["conv1.bias"].values.data.copy()
+    data[0] = 1e9
+    p = replace(p, weights={**p.weights, "conv1.bias": replace(p.weights["conv1.bias"], values=floats(data))})
+    cut = replace(p, ops=p.ops[:2], outputs=(Output(name="output", tensor="conv1_y"),))
+    check(cut, tmp_path, "xnnpack", sample(cut, 10), off=1)
+
+
+def test_an_output_twice_and_an_input_as_output(tmp_path: Path) -> None:
+    p = one("clamp", [(3,)], (3,), clamp=[0.0, None])
+    outputs = (*p.outputs, Output(name="same", tensor="x0"), Output(name="twice", tensor="y"))
+    check(replace(p, outputs=outputs), tmp_path, "xnnpack")
+
+
+# ── the file ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def opened(data: bytes) -> Any:
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+
+
+def test_the_same_program_gives_the_same_bytes() -> None:
+    assert target.encode(residual(integer=True)) == target.encode(residual(integer=True))
+
+
+def test_it_says_what_it_is(tmp_path: Path) -> None:
+    p = lenet(integer=True, pixels=True)
+    artifact = target.write(p, tmp_path, name="digits")
+    assert artifact.main == tmp_path / "digits.tflite" and artifact.target == "litert" and artifact.files == (artifact.main,)
+    model = opened(artifact.main.read_bytes())
+    assert model.description == b"karui" and artifact.main.read_bytes()[4:8] == b"TFL3"
+    (entry,) = model.metadata
+    facts = json.loads(bytes(model.buffers[entry.buffer].data))
+    assert entry.name == b"karui" and facts == artifact.facts
+    assert facts["labels"]["output"] == list("0123456789") and facts["pixels"]["input"]["mean"] == [0.286]
+    (signature,) = model.signatureDefs
+    assert signature.signatureKey == b"serving_default"
+    tensors = model.subgraphs[0].tensors
+    ends = {m.name.decode(): tensors[m.tensorIndex] for m in (*signature.inputs, *signature.outputs)}
+    assert {name: (list(t.shape), t.type) for name, t in ends.items()} == {
+        "input": ([1, 16, 16, 1], schema.TensorType.UINT8),
+        "output": ([1, 10], schema.TensorType.INT8),
+    }
+    quant = p.tensor(p.outputs[0].tensor).quant
+    assert ends["output"].quantization.scale[0] == np.float32(quant.scale)
+    assert ends["output"].quantization.zeroPoint[0] == quant.zero_point
+
+
+def test_data_lies_where_processors_can_read_it() -> None:
+    """LiteRT reads constants in place, in 16 bytes at a time."""
+    data = target.encode(residual())
+    model = schema.Model.GetRootAs(data, 0)
+    held = [model.Buffers(i) for i in range(model.BuffersLength())]
+    places = [b._tab.Vector(b._tab.Offset(4)) for b in held if b.DataLength()]
+    assert len(places) > 5 and all(place % 16 == 0 for place in places)
+
+
+def test_nothing_is_stored_twice_and_nothing_that_nobody_reads() -> None:
+    b = Builder("twins", seed=1)
+    x = b.linear(b.input((64,), PLAIN), 64, name="fc")
+    weights = {"weight": "fc.weight", "bias": "fc.bias"}
+    y = b.op("linear", "again", (x,), b.tensor("y", (64,), PLAIN), weights, clamp=None)
+    alone = len(target.encode(b.finish(x)))
+    assert len(target.encode(b.finish(y))) < alone + 800
+    assert len(target.encode(replace(b.finish(y), outputs=b.finish(x).outputs))) == alone
+
+
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedOp, match="'layer' .unary.: function 'mystery', which target 'litert'"):
+        target.write(program("unary", [tensor("x", (4,), None)], [tensor("y", (4,), None)], function="mystery", alpha=None), tmp_path)
+    with pytest.raises(UnsupportedOp, match="kind 'twirl'"):
+        target.write(program("twirl", [tensor("x", (4,), None)], [tensor("y", (4,), None)]), tmp_path)
+    held = {"weight_ih": floats(normal(6, 2)), "weight_hh": floats(normal(6, 2))}
+    long = program(
+        "gru", [tensor("x", (STEPS + 1, 2), None)], [tensor("y", (STEPS + 1, 2), None), tensor("h", (2,), None)], held, reverse=False
+    )
+    with pytest.raises(UnsupportedOp, match=rf"'layer' .gru.: {STEPS + 1} steps"):
+        target.write(long, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    with pytest.raises(ToolError, match=r'pip install "karui\[litert\]"'):
+        target.write(lenet(), tmp_path)

@@ -206,16 +206,17 @@ def _version(graph: Graph, node: Node) -> int:
     held = [graph.held[i] for i in node.inputs if i >= 0]
     integer = any(h.dtype == "int8" for h in held)
     spread = any(len(h.scale) > 1 for h in held)
+    narrow = next((h.dtype for h in held if h.dtype in ("int4", "int2")), "")
     if node.kind == "CONV_2D":
         return 6 if held[1].shape[-1] != held[0].shape[-1] else 3 if integer else 1
     if node.kind == "DEPTHWISE_CONV_2D":
         return 3 if integer else 2
     if node.kind == "FULLY_CONNECTED":
-        return 12 if integer and spread else 5 if node.options.get("keepNumDims") else 4 if integer else 1
+        return 14 if narrow == "int2" else 12 if integer and spread else 5 if node.options.get("keepNumDims") else 4 if integer else 1
     if node.kind == "TRANSPOSE_CONV":
         return 4 if node.options.get("fusedActivationFunction", "NONE") != "NONE" else 3 if len(held) > 3 else 1
     if node.kind.startswith("RESIZE"):
         return 3
     if node.kind == "DEQUANTIZE" and spread:
-        return 5
+        return 9 if narrow == "int2" else 6 if narrow == "int4" else 5
     return 2 if integer and node.kind in _INT8_IS_2 else 1

@@ -22,9 +22,18 @@ Arrange = Callable[[Array], Array]
 
 
 def stored(graph: Graph, weight: Weight, term: Term, axis: int, arrange: Arrange) -> int:
-    """Codes with the scale of each output channel as a constant; ``axis`` is theirs after ``arrange``."""
+    """Codes with the scale of each output channel as a constant; ``axis`` is theirs after ``arrange``.
+
+    A matrix [O, K] is written in 4 or 2 bits where its codes fit: of FULLY_CONNECTED alone LiteRT has kernels for them that compute the same
+    integers, and for whole bytes in a row.
+    """
     scales = Held(name="", shape=(), dtype="int8", scale=tuple(float(s) for s in term.scale), axis=axis)
-    return graph.constant(arrange(term.codes), "int8", weight.name, like=scales)
+    codes = arrange(term.codes)
+    bits = 2 if codes.min(initial=0) >= -2 and codes.max(initial=0) <= 1 else 4 if np.abs(2 * codes + 1).max(initial=0) <= 15 else 8
+    if codes.ndim != 2 or codes.shape[1] % (8 // bits) or bits == 8:
+        return graph.constant(codes, "int8", weight.name, like=scales)
+    fields = (codes.reshape(-1, 8 // bits) & ((1 << bits) - 1)) << (bits * np.arange(8 // bits))
+    return graph.stored(fields.sum(1).astype(np.uint8).tobytes(), codes.shape, f"int{bits}", weight.name, like=scales)
 
 
 def codes_of(weight: Weight) -> Term | None:

@@ -128,16 +128,13 @@ def load(artifact: Artifact | str | Path, *, threads: int = 1, reference: bool =
     try:
         data = path.read_bytes()
         facts = _facts(data)
+        states, names = int(facts.get("states", 0)), [[str(p["name"]) for p in facts.get(key, [])] for key in ("inputs", "outputs")]
         interpreter = Interpreter(model_content=data, num_threads=threads, experimental_op_resolver_type=kernels)
         interpreter.allocate_tensors()
+        inputs, outputs = _ports(interpreter.get_input_details(), names[0]), _ports(interpreter.get_output_details(), names[1])
     except Exception as error:  # ValueError, RuntimeError, struct.error … of a file that is none
         raise FileError(f"LiteRT can't load '{path}': {_line(error)}; export it again") from error
-    ends = interpreter.get_input_details(), interpreter.get_output_details()
-    inputs, outputs = (
-        tuple(_port(detail, entry) for detail, entry in zip(details, facts.get(key) or [{}] * len(details), strict=True))
-        for key, details in zip(("inputs", "outputs"), ends, strict=True)
-    )
-    return Session(path=path, inputs=inputs, outputs=outputs, states=facts.get("states", 0), _interpreter=interpreter)
+    return Session(path=path, inputs=inputs, outputs=outputs, states=states, _interpreter=interpreter)
 
 
 def _facts(data: bytes) -> dict[str, Any]:
@@ -153,13 +150,16 @@ def _facts(data: bytes) -> dict[str, Any]:
     return {}
 
 
-def _port(detail: Mapping[str, Any], entry: Mapping[str, Any]) -> Port:
-    """A tensor of the file: what karui says of it, or what LiteRT does of somebody else's."""
-    shape = tuple(int(n) for n in entry.get("shape", detail["shape"][1:]))
-    dtype = entry.get("dtype", np.dtype(detail["dtype"]).name)
-    return Port(
-        name=entry.get("name", detail["name"]), index=detail["index"], shape=shape, dtype=dtype, zero_point=entry.get("zero_point", 0)
-    )
+def _ports(details: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[Port, ...]:
+    """The tensors at one end of the file; without ``names`` they are called as LiteRT calls them."""
+    return tuple(_port(detail, name) for detail, name in zip(details, names or [d["name"] for d in details], strict=True))
+
+
+def _port(detail: Mapping[str, Any], name: str) -> Port:
+    shape, zero_point = [int(n) for n in detail["shape"]], int(detail["quantization"][1])
+    if shape[:1] != [1]:
+        raise ValueError(f"'{name}' is {shape}, which is no single sample")
+    return Port(name=name, index=detail["index"], shape=tuple(shape[1:]), dtype=np.dtype(detail["dtype"]).name, zero_point=zero_point)
 
 
 def _line(error: Exception) -> str:
