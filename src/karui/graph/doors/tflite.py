@@ -46,6 +46,7 @@ def read(path: str | Path, example: Tensor | Sequence[Tensor] | None = None, *, 
     file = read_file(path)
     drawing = Drawing(path.name)
     scene = Scene(file, drawing)
+    _check_kinds(scene)
     _inputs(scene, _examples(example))
     for op in file.operators:
         drawing.layer = layer_of(file, op)
@@ -55,10 +56,7 @@ def read(path: str | Path, example: Tensor | Sequence[Tensor] | None = None, *, 
 
 def _draw(scene: Scene, op: Operator) -> None:
     """One operator through its rule, with what it carries: activation and rounding."""
-    rule = RULES.get(op.kind)
-    if rule is None:
-        raise _refusal(scene, op)
-    made = rule(scene, op)
+    made = RULES[op.kind](scene, op)
     results = made if isinstance(made, tuple) else (made,)
     if len(results) < len(op.outputs):
         scene.refuse(f"{len(op.outputs)} outputs of {op.kind}", "check the file")
@@ -66,13 +64,21 @@ def _draw(scene: Scene, op: Operator) -> None:
         scene.env[index] = scene.seal(op, held, i)
 
 
-def _refusal(scene: Scene, op: Operator) -> UnsupportedOp:
-    where = f"'{scene.drawing.source}': '{scene.drawing.layer}' is {op.kind}"
-    if op.kind.startswith(_STATE):
-        return UnsupportedOp(f"{where}, which keeps a state between calls; convert the network without streaming state")
-    if op.kind in _CONTROL:
-        return UnsupportedOp(f"{where}, a loop, branch or call; convert the network with its control flow unrolled")
-    return UnsupportedOp(f"{where}, which has no rule; convert the network without it, or end it before it")
+def _check_kinds(scene: Scene) -> None:
+    """Refuses operators without a rule before anything is drawn: a state or control flow first, which explain the others."""
+    lacking = [op for op in scene.file.operators if op.kind not in RULES]
+    if not lacking:
+        return
+    kinds = list(dict.fromkeys(op.kind for op in lacking))
+    worst = next((kind for kind in (*_STATE, *_CONTROL) if kind in kinds), kinds[0])
+    layer = layer_of(scene.file, next(op for op in lacking if op.kind == worst))
+    where = f"'{scene.drawing.source}': '{layer}' is {worst}"
+    if worst in _STATE:
+        raise UnsupportedOp(f"{where}, which keeps a state between calls; convert the network without streaming state")
+    if worst in _CONTROL:
+        raise UnsupportedOp(f"{where}, a loop, branch or call; convert the network with its control flow unrolled")
+    others = f" (nor have {', '.join(kinds[1:6])})" if len(kinds) > 1 else ""
+    raise UnsupportedOp(f"{where}, which has no rule{others}; convert the network without it, or end it before it")
 
 
 # ── inputs and outputs ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -22,6 +22,7 @@ from karui.errors import FileError, ToolError, first_line
 LARGEST_FILE = 1 << 31
 LARGEST_TENSOR = 1 << 31  # elements of one tensor
 _RANK = 8
+_NAME = 400  # bytes of a name; converters join the names of what they fuse
 _READS = 16  # how often, on average, one byte of a file may be read: lists may be shared, but not to no end
 _DAMAGE = (struct.error, IndexError, ValueError, TypeError, KeyError, AttributeError, OverflowError, MemoryError, AssertionError)
 _BYTES = {
@@ -163,8 +164,8 @@ class _Reader:
         return found
 
     def text(self, raw: Any) -> str:
-        """A name, of printable characters."""
-        words = (raw or b"")[:4096].decode("utf-8", "replace")
+        """A name, of printable characters; what a damaged length makes one of is cut off."""
+        words = (raw or b"")[:_NAME].decode("utf-8", "replace")
         self.left -= len(words)
         return "".join(c if c.isprintable() else "_" for c in words)
 
