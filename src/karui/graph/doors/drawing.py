@@ -8,7 +8,7 @@ they differ is the batch. Nothing of a network is run: live values are shapes wi
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NoReturn
 
@@ -18,6 +18,8 @@ from torch.utils import _pytree as pytree
 
 from karui.errors import CaptureError, UnsupportedOp, first_line
 from karui.graph import forms
+from karui.graph.doors.naming import good_name, register
+from karui.graph.doors.naming import path_of as path_of  # a part of what doors draw with
 from karui.graph.network import InputSpec, Network
 
 aten = torch.ops.aten
@@ -59,11 +61,15 @@ class Known:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Live:
-    """A value that the inputs reach: its node, and for each batch size a tensor of its shape and dtype without data."""
+    """A value that the inputs reach: its node, and for each batch size a tensor of its shape and dtype without data.
+
+    ahead: of what shares the batch's axis with it, how much stands before it (17 where an axis is 17 × N, 1 where it is N × 17).
+    """
 
     node: fx.Node
     two: Tensor
     three: Tensor
+    ahead: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,6 +86,11 @@ class Live:
         """The axis that holds the batch, maybe with others; None where there is none or it is not one axis."""
         differing = [axis for axis, (a, b) in enumerate(zip(self.two.shape, self.three.shape, strict=True)) if a != b]
         return differing[0] if len(differing) == 1 else None
+
+    @property
+    def shares(self) -> int:
+        """How many elements of the batch's axis are one sample's."""
+        return 0 if self.batch is None else self.shape[self.batch] // SIZES[0]
 
 
 Value = Known | Live
@@ -133,13 +144,15 @@ class Drawing:
         drawn = pytree.tree_map(self._drawn, (args, kwargs), is_leaf=_is_value)
         node = self._node(op, *drawn[0], **drawn[1])
         if isinstance(two, Tensor):
-            return self._live(node, two, three)
-        return _paired(two, three, lambda a, b, i: self._live(self._node(operator.getitem, node, i), a, b))
+            return self._live(node, two, three, values)
+        return _paired(two, three, lambda a, b, i: self._live(self._node(operator.getitem, node, i), a, b, values))
 
-    def _live(self, node: fx.Node, two: Tensor, three: Tensor) -> Live:
+    def _live(self, node: fx.Node, two: Tensor, three: Tensor, sources: Sequence[Value] = ()) -> Live:
         if max(two.numel(), three.numel()) > LARGEST:
             self.refuse(f"a value of {two.numel():,} elements", "check the file's shapes")
-        return Live(node=node, two=two, three=three)
+        made = Live(node=node, two=two, three=three)
+        kept = (v.ahead for v in sources if isinstance(v, Live) and v.ahead > 1 and v.shares == made.shares)
+        return replace(made, ahead=next(kept, 1))
 
     def _check_constant(self, op: Any, args: Any, kwargs: Any, given: int) -> None:
         """Refuse a constant of a size that only a damaged file asks for, where its shape can be told before it is computed."""
@@ -181,7 +194,8 @@ class Drawing:
     def spread(self, x: Live, two: Sequence[int], three: Sequence[int]) -> Live:
         """Copies along axes of size one, the batch's among them."""
         node = self._node(aten.expand.default, x.node, [self.size(a, b) for a, b in zip(two, three, strict=True)])
-        return self._live(node, *(torch.empty(tuple(size), dtype=x.two.dtype, device="meta") for size in (two, three)))
+        first, second = (torch.empty(tuple(size), dtype=x.two.dtype, device="meta") for size in (two, three))
+        return self._live(node, first, second)
 
     # ── constants in the graph ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -205,7 +219,7 @@ class Drawing:
         value = self.one_sample(value)
         known = (id(value.two), key)
         tensor = (change or _as_is)(value.two).float().contiguous()
-        node = self._attribute(value, tensor, _good(value.name) or name, trains=True, key=known)
+        node = self._attribute(value, tensor, good_name(value.name) or name, trains=True, key=known)
         shape = tensor.to("meta")
         live = Live(node=node, two=shape, three=shape)
         if value.form is None:
@@ -269,26 +283,9 @@ class Drawing:
         if key in self._attributes:
             return self._attributes[key]
         self._kept.append((owner, tensor, key))
-        name = self._registered(name, nn.Parameter(tensor) if trains and tensor.is_floating_point() else tensor)
+        name = register(self.root, name, nn.Parameter(tensor) if trains and tensor.is_floating_point() else tensor, self.source)
         self._attributes[key] = self.graph.get_attr(name)
         return self._attributes[key]
-
-    def _registered(self, name: str, tensor: Tensor) -> str:
-        """Put a tensor into the tree of modules; where the name can't stand there, one like it."""
-        parts = [re.sub(r"\W", "_", part) or "_" for part in path_of(name).split(".")]
-        for i in range(1, 10_000):
-            leaf = parts[-1] if i == 1 else f"{parts[-1]}_{i}"
-            owner = _owner(self.root, parts[:-1])
-            if owner is None:
-                parts = ["_".join(parts)]
-                continue
-            if not hasattr(owner, leaf):
-                if isinstance(tensor, nn.Parameter):
-                    owner.register_parameter(leaf, tensor)
-                else:
-                    owner.register_buffer(leaf, tensor)
-                return ".".join([*parts[:-1], leaf])
-        raise CaptureError(f"'{self.source}': too many constants are called '{name}'")
 
     # ── sizes ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -319,7 +316,9 @@ class Drawing:
         if len(free) != 1:
             self.refuse(f"a reshape of {list(x.two.shape)} to {list(two)}, which loses the batch", "keep one axis for it")
         shape = [-1 if axis == free[0] else size for axis, size in enumerate(two)]
-        return self._flattened(x, shape, two) or self.call(aten.reshape.default, x, shape)
+        made = self._flattened(x, shape, two) or self.call(aten.reshape.default, x, shape)
+        before, ahead = prod(x.shape[: x.batch or 0]) * x.ahead, prod(two[: free[0]])
+        return replace(made, ahead=before // ahead if ahead and before % ahead == 0 else 1)
 
     def _flattened(self, x: Live, shape: Sequence[int], two: Sequence[int]) -> Value | None:
         """A reshape that merges axes behind the batch, in the word that the graph has for it."""
@@ -337,7 +336,7 @@ class Drawing:
         batch = x.batch
         if batch is None:
             self.refuse("a reshape after the batch was lost", "export the file with a free batch")
-        before, total = prod(x.shape[:batch]), x.two.numel() // SIZES[0]
+        before, total = prod(x.shape[:batch]) * x.ahead, x.two.numel() // SIZES[0]
         sizes = list(target)
         if -1 in sizes:
             rest = -prod(sizes)
@@ -347,9 +346,14 @@ class Drawing:
                 f"a reshape of {list(x.shape)} (for {SIZES[0]} samples) to {list(target)}",
                 "export the file with a batch of 1 or a free one",
             )
-        place = next((j for j in range(len(sizes)) if prod(sizes[:j]) == before), None)
+        places = [j for j in range(len(sizes)) if prod(sizes[:j]) == before]
+        place = next((j for j in places if sizes[j] == 1), next(iter(places), None))
         if place is None:
-            place = next((j for j in range(len(sizes)) if prod(sizes[:j]) < before < prod(sizes[: j + 1])), 0)
+            self.refuse(
+                f"a reshape of {list(x.shape)} to {list(target)}, inside which the batch is lost", "export the file with a free batch"
+            )
+        if place == len(sizes) - 1 and sizes[place] != 1:  # features stay whole: the batch joins what is before it
+            place = max(place - 1, 0)
         two, three = ([*sizes[:place], sizes[place] * n, *sizes[place + 1 :]] for n in SIZES)
         return two, three
 
@@ -372,34 +376,6 @@ class Drawing:
     def refuse(self, what: str, cure: str) -> NoReturn:
         """Raise the one error of a file's ops."""
         raise UnsupportedOp(f"'{self.source}': '{self.layer}' has {what}{f'; {cure}' if cure else ''}")
-
-
-def path_of(name: str) -> str:
-    """A name of a file as a path of layers: ``/features/features.0/Conv`` → ``features.0.Conv``."""
-    parts: list[str] = []
-    for part in re.split(r"[/:]", name.split(";")[0]):
-        if parts and part.startswith(f"{parts[-1]}."):
-            parts[-1] = part
-        elif part:
-            parts.append(part)
-    return ".".join(parts) or "constant"
-
-
-def _good(name: str) -> str:
-    """A name that says something; exporters number what has none."""
-    return "" if re.fullmatch(r"(onnx::)?[A-Za-z]*_?\d+|arith\.constant\d*|\d*", name) else name
-
-
-def _owner(root: nn.Module, parts: Sequence[str]) -> nn.Module | None:
-    """The module of this path, made where it lacks; None where a tensor is in the way."""
-    owner = root
-    for part in parts:
-        if part not in owner._modules:
-            if hasattr(owner, part):
-                return None
-            owner.add_module(part, nn.Module())
-        owner = owner.get_submodule(part)
-    return owner
 
 
 def _is_value(thing: Any) -> bool:
