@@ -62,7 +62,7 @@ def _conv(d: Drawing, n: Node) -> Value:
 
 def convolved(d: Drawing, n: Node, x: Value, weight: Value, bias: Value | None) -> Value:
     """A convolution of 1 to 3 axes."""
-    count = x.two.dim() - 2
+    count = n.images(x).two.dim() - 2
     if count not in _CONVOLUTIONS:
         n.refuse(f"a value with {x.two.dim()} axes", "1 to 3 spatial axes have a rule")
     kernel = list(weight.two.shape[2:])
@@ -84,7 +84,7 @@ def _weights(d: Drawing, n: Node, weight: Value, bias: Value | None) -> tuple[An
 
 
 def _conv_transpose(d: Drawing, n: Node) -> Value:
-    x, weight = n.value(0), n.value(1)
+    x, weight = n.images(n.value(0)), n.value(1)
     count = x.two.dim() - 2
     if count not in _TRANSPOSED:
         n.refuse(f"a value with {x.two.dim()} axes", "1 to 3 spatial axes have a rule")
@@ -131,12 +131,14 @@ def _gemm(d: Drawing, n: Node) -> Value:
         a = d.call(aten.transpose.int, a, 0, 1)
     outputs = b.two.shape[0 if n.whole("transB") else -1]
     vector = _vector(d, c, outputs) if isinstance(c, Known) and beta == 1 and alpha == 1 else None
+    y: Value
     if isinstance(b, Known) and isinstance(a, Live):
         y = linear(d, n, a, b, bool(n.whole("transB")), vector)
     else:
-        y = d.call(aten.matmul.default, a, d.call(aten.transpose.int, b, 0, 1) if n.whole("transB") else b)
+        y = product(d, n, a, d.call(aten.transpose.int, b, 0, 1) if n.whole("transB") else b)
         vector = None
-    y = d.call(aten.mul.Tensor, y, alpha) if alpha != 1 else y
+    if alpha != 1:
+        y = d.call(aten.mul.Tensor, y, alpha)
     if c is None or vector is not None:
         return y
     c = n.parameter(c, "bias") if isinstance(c, Known) else c
@@ -155,6 +157,7 @@ def _vector(d: Drawing, value: Known, size: int) -> Known | None:
 
 def linear(d: Drawing, n: Node, x: Live, matrix: Known, transposed: bool, bias: Known | None = None) -> Live:
     """``x @ matrix``, of which a linear layer holds the transpose; ``transposed``: the file has it so."""
+    n.inner(x, -1)
     layer = d.layer = layer_name(d.layer, n.kind, matrix.name)
     change = None if transposed else _turned
     weight = d.parameter(matrix, f"{layer}.weight", change, "t" if change else "")
@@ -171,6 +174,8 @@ def _matmul(d: Drawing, n: Node) -> Value:
 
 def product(d: Drawing, n: Node, a: Value, b: Value) -> Value:
     """A matrix product; a linear layer where the right side is a constant matrix."""
+    n.inner(a, -1)
+    n.inner(b, -2 if b.two.dim() > 1 else -1)
     if isinstance(a, Live) and isinstance(b, Known) and b.two.dim() == 2 and b.fixed:
         return linear(d, n, a, b, False)
     if isinstance(a, Live) or isinstance(b, Live):

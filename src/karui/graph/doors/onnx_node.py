@@ -140,6 +140,12 @@ class Node:
             self.refuse("an op along the batch axis", "samples must not depend on each other")
         return axis
 
+    def images(self, x: Value) -> Value:
+        """A value whose batch, if it has one, is its first axis, for ops that mix all others."""
+        if isinstance(x, Live) and x.batch != 0:
+            self.refuse("a value whose batch is not its first axis", "samples must not depend on each other")
+        return x
+
     # ── messages and names ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def refuse(self, what: str, cure: str = "") -> NoReturn:

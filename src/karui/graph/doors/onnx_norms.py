@@ -29,7 +29,7 @@ def _only_first(n: Node) -> None:
 def _batch_norm(d: Drawing, n: Node) -> Value:
     """In its training form; the drawing's end switches it to evaluation."""
     _only_first(n)
-    x, mean, var = n.value(0), n.known(3), n.known(4)
+    x, mean, var = n.images(n.value(0)), n.known(3), n.known(4)
     if mean is None or var is None:
         n.refuse("no statistics", "export the network in evaluation")
     scale, bias = _vectors(d, n, {1: "weight", 2: "bias"})
@@ -42,7 +42,7 @@ def _batch_norm(d: Drawing, n: Node) -> Value:
 
 def _instance_norm(d: Drawing, n: Node) -> Value:
     scale, bias = _vectors(d, n, {1: "weight", 2: "bias"})
-    return d.call(aten.instance_norm.default, n.value(0), scale, bias, None, None, True, _MOMENTUM, n.real("epsilon", 1e-5), True)
+    return d.call(aten.instance_norm.default, n.images(n.value(0)), scale, bias, None, None, True, _MOMENTUM, n.real("epsilon", 1e-5), True)
 
 
 def _layer_norm(d: Drawing, n: Node) -> Value:
@@ -77,7 +77,7 @@ def _rms_norm(d: Drawing, n: Node) -> Value:
 
 def _group_norm(d: Drawing, n: Node) -> Value:
     """Scales are per group until opset 20, per channel from 21 on."""
-    x, groups = n.value(0), n.whole("num_groups", 1)
+    x, groups = n.images(n.value(0)), n.whole("num_groups", 1)
     parts: list[Any] = [n.value(1), n.value(2)]
     channels = x.two.shape[1]
     if groups < 1 or channels % groups:
@@ -104,7 +104,7 @@ def _lp_norm(d: Drawing, n: Node) -> Value:
 
 def _lrn(d: Drawing, n: Node) -> Value:
     """x / (k + α/size · Σ x²)^β, the sum over neighbouring channels as a 1 × 1 convolution with ones and zeros."""
-    x, size = n.value(0), n.whole("size", 1)
+    x, size = n.images(n.value(0)), n.whole("size", 1)
     if x.two.dim() != 4 or not 1 <= size <= _WIDEST or x.two.shape[1] > _WIDEST:
         n.refuse(f"size {size} over {x.two.dim()} axes", "images of up to 8192 channels have a rule")
     places = torch.arange(x.two.shape[1])

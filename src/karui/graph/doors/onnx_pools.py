@@ -26,7 +26,7 @@ def _pool(kind: str) -> Rule:
 
 def pooled(d: Drawing, n: Node, x: Value, kind: str) -> Value:
     """A pool over windows. torch pads both sides alike; what a file pads unlike is reached by ceil_mode, by a cut, or by padding first."""
-    count = x.two.dim() - 2
+    count = n.images(x).two.dim() - 2
     if count not in _MAX:
         n.refuse(f"a value with {x.two.dim()} axes", "1 to 3 spatial axes have a rule")
     sizes = list(x.two.shape[2:])
@@ -88,7 +88,7 @@ def _padded_pool(d: Drawing, n: Node, x: Value, kind: str, window: Any, before: 
 
 
 def _global_average(d: Drawing, n: Node) -> Value:
-    return global_average(d, n.value(0))
+    return global_average(d, n.images(n.value(0)))
 
 
 def global_average(d: Drawing, x: Value) -> Value:
@@ -100,7 +100,7 @@ def global_average(d: Drawing, x: Value) -> Value:
 
 
 def _global_max(d: Drawing, n: Node) -> Value:
-    x = n.value(0)
+    x = n.images(n.value(0))
     return d.call(aten.amax.default, x, list(range(2, x.two.dim())), True) if x.two.dim() > 2 else x
 
 

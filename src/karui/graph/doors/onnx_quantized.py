@@ -282,7 +282,7 @@ def _binary(op: Any) -> Rule:
 def _global_average(d: Drawing, n: Node) -> Value | Coded:
     if n.whole("channels_last"):
         n.refuse("channels_last", "use channels first")
-    return _coded(d, n, global_average(d, _real(d, n, 0)), 3)
+    return _coded(d, n, global_average(d, n.images(_real(d, n, 0))), 3)
 
 
 def _average(d: Drawing, n: Node) -> Value | Coded:

@@ -190,7 +190,7 @@ def _by_axis(d: Drawing, n: Node, x: Value, mode: str, steps: Sequence[_Step], s
 
 
 def _depth_to_space(d: Drawing, n: Node) -> Value:
-    x, r, mode = n.value(0), n.whole("blocksize", 1), n.text("mode", "DCR")
+    x, r, mode = n.images(n.value(0)), n.whole("blocksize", 1), n.text("mode", "DCR")
     if x.two.dim() != 4 or r < 1 or x.two.shape[1] % (r * r):
         n.refuse(f"blocksize {r} for the shape {list(x.two.shape)}", "check the file")
     if r == 1:
@@ -202,7 +202,7 @@ def _depth_to_space(d: Drawing, n: Node) -> Value:
 
 
 def _space_to_depth(d: Drawing, n: Node) -> Value:
-    x, r = n.value(0), n.whole("blocksize", 1)
+    x, r = n.images(n.value(0)), n.whole("blocksize", 1)
     if x.two.dim() != 4 or r < 1 or x.two.shape[2] % r or x.two.shape[3] % r:
         n.refuse(f"blocksize {r} for the shape {list(x.two.shape)}", "check the file")
     c, h, w = x.two.shape[1:]

@@ -1,6 +1,6 @@
 """Rules for sequences: recurrent layers, attention, sums of products."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -125,6 +125,9 @@ def _attention(d: Drawing, n: Node) -> Value:
         if heads < 1 or heads != others:
             n.refuse(f"{heads} heads of queries and {others} of keys", "use as many of both")
         q, k, v = (_heads(d, each, heads) for each in (q, k, v))
+    for each in (q, k, v):
+        n.inner(each, -1)
+        n.inner(each, -2)
     scale = n.real("scale", 0.0) or None
     mask, causal = n.get(3), bool(n.whole("is_causal"))
     y = d.call(aten.scaled_dot_product_attention.default, q, k, v, mask, 0.0, causal, **({"scale": scale} if scale else {}))
@@ -141,10 +144,19 @@ def _heads(d: Drawing, x: Value, heads: int) -> Value:
 
 def _einsum(d: Drawing, n: Node) -> Value:
     values: list[Any] = n.values()
+    _check_letters(n, values)
     live = any(isinstance(v, Live) for v in values)
     layer = layer_name(d.layer, n.kind, "")
     values = [d.parameter(v, f"{layer}.weight") if live and isinstance(v, Known) and v.two.dim() > 1 else v for v in values]
     return d.call(aten.einsum.default, n.text("equation"), values)
+
+
+def _check_letters(n: Node, values: Sequence[Any]) -> None:
+    """The batch has to be one letter, in all live operands and in the output."""
+    terms, arrow, out = n.text("equation").replace(" ", "").partition("->")
+    letters = {term[v.batch] for v, term in zip(values, terms.split(","), strict=True) if isinstance(v, Live) and v.batch is not None}
+    if "." in terms or not arrow or len(letters) > 1 or not letters <= set(out):
+        n.refuse(f"the equation '{n.text('equation')[:60]}'", "name all axes by letters, the batch by one that the output has")
 
 
 RULES: Mapping[str, Rule] = {
