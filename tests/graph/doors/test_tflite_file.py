@@ -18,7 +18,7 @@ from tests.graph.doors.tflite_files import Build, agrees, schema
 
 rng = np.random.default_rng(6)
 ALLOWED = (CaptureError, FileError, UnsupportedOp)
-SECONDS = 5.0
+SECONDS = 10.0  # of the processor
 
 
 def various(b: Build) -> list[int]:
@@ -205,13 +205,13 @@ def survives(path: Path, data: bytes, seeds: range) -> int:
     refused = 0
     for seed in seeds:
         path.write_bytes(damaged(data, seed))
-        start = time.monotonic()
+        start = time.process_time()
         try:
             read(path)
         except ALLOWED as error:
             refused += 1
             assert "\n" not in str(error) and len(str(error)) < 1000, seed
-        assert time.monotonic() - start < SECONDS, seed
+        assert time.process_time() - start < SECONDS, seed
     return refused
 
 

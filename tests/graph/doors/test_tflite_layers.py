@@ -148,11 +148,20 @@ def test_tables_of_vectors(tmp_path: Path, kind: str) -> None:
 
 def test_layers_are_named_by_what_the_file_calls_them(tmp_path: Path) -> None:
     b = Build()
-    x = b.input([1, 4, 4, 2])
-    weights = b.constant(floats(5, 1, 1, 2), name="net/stem/Conv2D")
-    y = b.op("CONV_2D", [x, weights, b.constant(floats(5))], CONV, strideH=1, strideW=1, name="net/act/Relu;net/stem_bn/FusedBatchNorm")
+    weights = b.constant(floats(3, 1, 1, 2), name="net/stem/Conv2D_dequantize")
+    x = b.op(
+        "CONV_2D",
+        [b.input([1, 4, 4, 2]), weights, b.constant(floats(3))],
+        CONV,
+        strideH=1,
+        strideW=1,
+        rank=4,
+        name="net/act/Relu;net/bn/Norm",
+    )
+    weights = b.constant(floats(1, 3, 3, 3), name="net/bn_1/Norm;net/deep/depthwise;net/head/Conv2D")
+    y = b.op("DEPTHWISE_CONV_2D", [x, weights, b.constant(floats(3))], DEPTHWISE, strideH=1, strideW=1, depthMultiplier=1, rank=4)
     network = read(b.save(tmp_path / "a.tflite", y))
-    assert dict(network.module.named_parameters()).keys() == {"net.stem.weight", "net.stem.bias"}
+    assert network.parameters().keys() == {f"net.{layer}.{each}" for layer in ("stem", "deep") for each in ("weight", "bias")}
 
 
 def test_the_network_trains(tmp_path: Path) -> None:

@@ -278,20 +278,25 @@ MOVES = frozenset(
     "BATCH_TO_SPACE_ND REVERSE_V2 REDUCE_MAX REDUCE_MIN MAXIMUM MINIMUM SELECT SELECT_V2 EMBEDDING_LOOKUP".split()
 )
 
-_WORDS = ("conv", "depthwise", "matmul", "dense", "linear", "gemm", "fc", "einsum", "bias_add", "biasadd")
+_ANY = ("conv", "depthwise", "matmul", "dense", "linear", "gemm", "fc", "einsum", "biasadd")
+_WORDS: Mapping[str, tuple[str, ...]] = {  # how converters end the names of a layer's own op
+    "CONV_2D": ("conv",),
+    "DEPTHWISE_CONV_2D": ("depthwise",),
+    "TRANSPOSE_CONV": ("conv",),
+    "FULLY_CONNECTED": ("matmul", "dense", "linear", "gemm", "fc", "einsum", "biasadd"),
+    "BATCH_MATMUL": ("matmul", "einsum"),
+}
 
 
 def layer_of(file: File, op: Operator) -> str:
     """A path for an operator: what the names of its weights and results call it, without the word of the op itself.
 
-    Converters join the names of what they fuse by ``;``, a layer's own among them.
+    Converters join the names of what they fuse by ``;``, a layer's own last.
     """
-    names = [
-        file.tensors[i].name for i in (*op.inputs[1:3], *op.outputs) if i >= 0 and (i in op.outputs or file.tensors[i].data is not None)
-    ]
-    if op.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL"):
-        for part in (part for name in names for part in name.split(";")):
-            *owner, last = path_of(part).split(".")
-            if owner and last.lower().startswith(_WORDS):
+    used = [i for i in (*op.inputs[1:3], *op.outputs) if i >= 0 and (i in op.outputs or file.tensors[i].data is not None)]
+    paths = [path_of(part).split(".") for i in used for part in reversed(file.tensors[i].name.split(";"))]
+    for words in (_WORDS[op.kind], _ANY) if op.kind in _WORDS else ():
+        for *owner, last in paths:
+            if owner and last.lower().startswith(words):
                 return ".".join(owner)
     return path_of(file.tensors[op.outputs[0]].name) if op.outputs else op.kind
