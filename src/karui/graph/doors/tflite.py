@@ -12,6 +12,7 @@ from karui.graph.doors import (
     tflite_layers,
     tflite_numbers,
     tflite_pointwise,
+    tflite_recurrent,
     tflite_reductions,
     tflite_shapes,
     tflite_windows,
@@ -23,7 +24,7 @@ from karui.graph.doors.tflite_rule import Rule
 from karui.graph.doors.tflite_scene import CHANNELS_FIRST, Held, Scene, layer_of, plain_order
 from karui.graph.network import Network
 
-_TABLES = (tflite_layers, tflite_windows, tflite_pointwise, tflite_reductions, tflite_shapes, tflite_cuts, tflite_numbers)
+_TABLES = (tflite_layers, tflite_windows, tflite_pointwise, tflite_reductions, tflite_shapes, tflite_cuts, tflite_numbers, tflite_recurrent)
 RULES: Mapping[str, Rule] = {kind: rule for table in _TABLES for kind, rule in table.RULES.items()}
 
 _CHANNELS_LAST = [0, 2, 3, 1]  # the permutation with which a file that takes images channels first begins

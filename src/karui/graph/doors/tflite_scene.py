@@ -247,8 +247,8 @@ class Scene:
         return replace(held, value=self.drawing.fake_quantize(held.value, form, f"{self.drawing.layer}.output"))
 
     def activated(self, op: Operator, held: Held) -> Held:
-        """The activation that a layer carries with it."""
-        code = op.option("FusedActivationFunction", 0)
+        """The activation that a layer carries with it; a recurrent one's is its own."""
+        code = 0 if "LSTM" in op.kind else op.option("FusedActivationFunction", 0)
         if code == 0:
             return held
         if code not in ACTIVATIONS:
