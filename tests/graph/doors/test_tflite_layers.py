@@ -137,6 +137,14 @@ def test_a_product_with_a_constant_matrix_is_a_layer(tmp_path: Path) -> None:
     assert "linear.default" in str(network.module.graph) and [tuple(p.shape) for p in network.module.parameters()] == [(6, 4)]
 
 
+def test_a_vector_added_to_a_product_is_its_bias(tmp_path: Path) -> None:
+    b = Build()
+    product = b.op("BATCH_MATMUL", [b.input([1, 5, 4]), b.constant(floats(6, 4))], "BatchMatMulOptions", adjY=True, rank=3)
+    y = b.op("ADD", [b.constant(floats(6)), product], "AddOptions", fusedActivationFunction=1, rank=3)
+    network = agrees(b, tmp_path / "a.tflite", y)
+    assert "add" not in str(network.module.graph) and len(network.parameters()) == 2
+
+
 @pytest.mark.parametrize("kind", ["GATHER", "EMBEDDING_LOOKUP"])
 def test_tables_of_vectors(tmp_path: Path, kind: str) -> None:
     b = Build()

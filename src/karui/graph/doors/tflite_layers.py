@@ -161,10 +161,26 @@ def _batch_matmul(s: Scene, op: Operator) -> Held:
         s.refuse("a matrix product of vectors", "give both operands two axes at least")
     left = _adjoint(s, x, adj_x)
     if isinstance(y.value, Known) and isinstance(left, Live) and y.value.two.dim() == 2 and y.value.fixed:
-        out = s.drawing.call(aten.linear.default, left, _weight(s, op, 1, (0, 1) if adj_y else (1, 0)), None)
+        weight = _weight(s, op, 1, (0, 1) if adj_y else (1, 0))
+        out = s.drawing.call(aten.linear.default, left, weight, _added(s, op, weight.shape[0]))
     else:
         out = s.drawing.call(aten.matmul.default, left, _adjoint(s, y, adj_y))
     return Held(value=out, order=plain_order(out.two.dim()))
+
+
+def _added(s: Scene, op: Operator, outputs: int) -> Live | None:
+    """A constant vector that the only reader adds: the layer's bias, and the reader adds nothing any more."""
+    after = s.reader(op.outputs[0])
+    if after is None or after.kind != "ADD" or len(after.inputs) != 2 or s.file.tensors[op.outputs[0]].quant is not None:
+        return None
+    index = after.inputs[1 - after.inputs.index(op.outputs[0])]
+    if index < 0 or s.file.tensors[index].data is None or s.file.tensors[index].quant is not None:
+        return None
+    known = s.at(index).value
+    if not isinstance(known, Known) or known.two.shape != (outputs,):
+        return None
+    s.absorbed.add(id(after))
+    return s.drawing.parameter(s.drawing.known(known.two), f"{s.drawing.layer}.bias")
 
 
 def _adjoint(s: Scene, x: Held, swapped: bool) -> Value:

@@ -45,6 +45,13 @@ def _number(s: Scene, held: Held, other: Held) -> float | int | bool | None:
     return held.value.two.item() if held.value.two.numel() == 1 else None
 
 
+def _sum(s: Scene, op: Operator) -> Held:
+    a, b = s.held(op, 0), s.held(op, 1)
+    if id(op) in s.absorbed:
+        return a if isinstance(a.value, Live) else b
+    return combined(s, a, b, aten.add.Tensor, aten.add.Tensor, aten.add.Tensor)
+
+
 def _divided(s: Scene, op: Operator) -> Held:
     """Whole numbers divide towards zero."""
     a, b = s.held(op, 0), s.held(op, 1)
@@ -157,7 +164,7 @@ _UNARY: Mapping[str, Rule] = {
     "PRELU": _prelu,
 }
 _BINARY: Mapping[str, Rule] = {
-    "ADD": binary(aten.add.Tensor, scalar=aten.add.Tensor, swapped=aten.add.Tensor),
+    "ADD": _sum,
     "SUB": binary(aten.sub.Tensor, scalar=aten.sub.Tensor, swapped=aten.rsub.Scalar),
     "MUL": binary(aten.mul.Tensor, scalar=aten.mul.Tensor, swapped=aten.mul.Tensor),
     "DIV": _divided,

@@ -82,6 +82,7 @@ class Scene:
         self.file, self.drawing = file, drawing
         self.env: dict[int, Held] = {}
         self.sources: dict[Any, Held] = {}  # what a reshape's node was made of
+        self.absorbed: set[int] = set()  # ids of adds that are a layer's bias already
         self._constants: dict[int, Held] = {}
         self._readers: dict[int, list[Operator]] = {}
         for op in file.operators:
