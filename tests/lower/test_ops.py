@@ -112,6 +112,7 @@ OPS: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
         "einsum that keeps a shared axis": (lambda m, x: torch.einsum("bchw,bcwk->bkch", x, x[:, :, 1:].transpose(2, 3)), IMAGE),
         "einsum of joined heads": (joined_heads, LINE),
         "stack before the batch": (lambda m, x: torch.stack([x, x * 2, x.flip(2)]).sum(0), LINE),
+        "stack with a constant": (lambda m, x: torch.stack([x, torch.ones_like(x)], 2), LINE),
         "causal scores": (causal, LINE),
         "a fixed choice": (lambda m, x: torch.where(torch.arange(12) > 3, x, 0.5) + torch.where(m.weight[:, None] > 1, 2.0, x), LINE),
         "of its shape": (

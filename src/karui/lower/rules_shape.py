@@ -89,7 +89,9 @@ def _cat(builder: Builder, a: Arguments) -> Value:
 
 def _stack(builder: Builder, a: Arguments) -> Value:
     """A new axis, which may stand before the batch."""
-    parts = [builder.plain(p) for p in a.get("tensors")]
+    given = a.get("tensors")
+    rank = next(len(p.shape) for p in given if isinstance(p, Value))
+    parts = [builder.constant(p, f"{a.name}_part", rank) if isinstance(p, Constant) else builder.plain(p) for p in given]
     if not all(p.ordinary for p in parts):
         builder.refuse("a stack of tensors whose batch is not the first axis", "move the batch to the front before it")
     dim = int(a.get("dim")) % (len(parts[0].shape) + 2)
