@@ -61,6 +61,13 @@ def test_reshapes_that_cancel_vanish(tmp_path: Path) -> None:
     assert [n.name for n in network.module.graph.nodes if n.op == "call_function"] == ["neg_default"]
 
 
+def test_a_transpose_between_reshapes_counts(tmp_path: Path) -> None:
+    b = Build()
+    rows = b.op("RESHAPE", [b.input([1, 60]), b.constant(ints(1, 5, 12))], "ReshapeOptions", rank=3)
+    turned = b.op("TRANSPOSE", [rows, b.constant(ints(0, 2, 1))], "TransposeOptions", rank=3)
+    agrees(b, tmp_path / "a.tflite", b.op("RESHAPE", [turned, b.constant(ints(1, 60))], "ReshapeOptions"))
+
+
 @pytest.mark.parametrize("perm", [(0, 3, 1, 2), (0, 2, 1, 3), (0, 1, 3, 2), (0, 1, 2, 3)])
 def test_transposes_move_nothing_until_someone_looks(tmp_path: Path, perm: tuple[int, ...]) -> None:
     b = Build()
@@ -161,16 +168,87 @@ def test_parts(tmp_path: Path, kind: str, axis: int) -> None:
     agrees(b, tmp_path / "a.tflite", *parts)
 
 
-def test_samples_stay_apart(tmp_path: Path) -> None:
-    for kind, operands, fields in (
-        ("MEAN", [ints(0, 1)], {}),
-        ("CONCATENATION", [], {"axis": 0}),
-        ("TILE", [ints(2, 1, 1)], {}),
-        ("REVERSE_V2", [ints([0])], {}),
-        ("UNPACK", [], {"axis": 0, "num": 1}),
-    ):
-        b = Build()
-        options = {"MEAN": "ReducerOptions", "CONCATENATION": "ConcatenationOptions", "UNPACK": "UnpackOptions"}.get(kind, "")
-        y = b.op(kind, [b.input([1, 4, 5]), *(b.constant(o) for o in operands)], options, **fields)
-        with pytest.raises(UnsupportedOp, match="batch axis"):
-            read(b.save(tmp_path / "a.tflite", y))
+SAMPLED = (
+    ("CONCATENATION", [], {"axis": 0}),
+    ("TILE", [ints(2, 1, 1)], {}),
+    ("REVERSE_V2", [ints([0])], {}),
+    ("UNPACK", [], {"axis": 0, "num": 1}),
+    ("PAD", [ints([[1, 0], [0, 0], [0, 0]])], {}),
+)
+OPTIONS = {"MEAN": "ReducerOptions", "CONCATENATION": "ConcatenationOptions", "UNPACK": "UnpackOptions", "SQUEEZE": "SqueezeOptions"}
+
+
+@pytest.mark.parametrize("kind, operands, fields", SAMPLED)
+def test_samples_stay_apart(tmp_path: Path, kind: str, operands: list[np.ndarray], fields: dict[str, int]) -> None:
+    b = Build()
+    y = b.op(kind, [b.input([1, 4, 5]), *(b.constant(o) for o in operands)], OPTIONS.get(kind, ""), **fields)
+    with pytest.raises(UnsupportedOp, match="batch axis"):
+        read(b.save(tmp_path / "a.tflite", y))
+
+
+@pytest.mark.parametrize("kind, operands, fields", [("MEAN", [ints(0, 1)], {}), ("SQUEEZE", [], {"squeezeDims": [0]})])
+def test_an_open_batch_is_no_axis_of_one_sample(tmp_path: Path, kind: str, operands: list[np.ndarray], fields: dict[str, Any]) -> None:
+    b = Build()
+    x = b.input([1, 4, 5])
+    b.graph.tensors[x].shapeSignature = np.array([-1, 4, 5], np.int32)
+    y = b.op(kind, [x, *(b.constant(o) for o in operands)], OPTIONS[kind], **fields)
+    with pytest.raises(UnsupportedOp, match="batch axis"):
+        read(b.save(tmp_path / "a.tflite", y))
+
+
+# a file of one sample may leave the batch out: x[1, 4, 6] → y without it, or → y with it again
+def rows(b: Build) -> int:
+    return b.op("RESHAPE", [b.input([1, 4, 6]), b.constant(ints(4, 6))], "ReshapeOptions", rank=2)
+
+
+def constant(b: Build, *shape: int) -> int:
+    return b.constant(rng.normal(size=shape).astype(np.float32))
+
+
+def turned(b: Build) -> int:
+    return b.op("TRANSPOSE", [rows(b), b.constant(ints(1, 0))], "TransposeOptions", rank=2)
+
+
+HIDDEN: dict[str, Callable[[Build], int]] = {
+    "function": lambda b: b.op("EXP", [rows(b)], rank=2),
+    "mean": lambda b: b.op("MEAN", [b.input([1, 4, 6]), b.constant(ints(0, 2))], "ReducerOptions"),
+    "mean_keeps": lambda b: b.op("MEAN", [b.input([1, 4, 6]), b.constant(ints(0, 2))], "ReducerOptions", keepDims=True, rank=3),
+    "sum": lambda b: b.op("SUM", [rows(b), b.constant(ints([0]))], "ReducerOptions"),
+    "constant": lambda b: b.op("ADD", [rows(b), constant(b, 6)], "AddOptions", rank=2),
+    "constant_left": lambda b: b.op("SUB", [constant(b, 4, 1), rows(b)], "SubOptions", rank=2),
+    "two": lambda b: b.op("MUL", [rows(b), rows(b)], "MulOptions", rank=2),
+    "narrow": lambda b: b.op("MUL", [rows(b), b.op("MEAN", [rows(b), b.constant(ints([0]))], "ReducerOptions")], "MulOptions", rank=2),
+    "wide": lambda b: b.op("MUL", [rows(b), b.input([1, 5, 4, 6])], "MulOptions", rank=4),
+    "with_batch": lambda b: b.op("ADD", [rows(b), b.input([1, 4, 6])], "AddOptions", rank=3),
+    "with_row": lambda b: b.op("ADD", [rows(b), b.input([1, 6])], "AddOptions", rank=2),
+    "transpose": lambda b: b.op("TRANSPOSE", [rows(b), b.constant(ints(1, 0))], "TransposeOptions", rank=2),
+    "transposed_sum": lambda b: b.op("ADD", [turned(b), constant(b, 6, 4)], "AddOptions", rank=2),
+    "product": lambda b: b.op("BATCH_MATMUL", [rows(b), turned(b)], "BatchMatMulOptions", rank=2),
+    "connected": lambda b: b.op("FULLY_CONNECTED", [rows(b), constant(b, 3, 6), constant(b, 3)], "FullyConnectedOptions", rank=2),
+    "flattened": lambda b: b.op("FULLY_CONNECTED", [rows(b), constant(b, 3, 24), -1], "FullyConnectedOptions", rank=2),
+    "softmax": lambda b: b.op("SOFTMAX", [rows(b)], "SoftmaxOptions", beta=1.0, rank=2),
+    "concat": lambda b: b.op("CONCATENATION", [rows(b), constant(b, 2, 6)], "ConcatenationOptions", axis=0, rank=2),
+    "pack": lambda b: b.op("PACK", [rows(b), constant(b, 4, 6)], "PackOptions", valuesCount=2, axis=1, rank=3),
+    "pad": lambda b: b.op("PAD", [rows(b), b.constant(ints([[1, 2], [0, 3]]))], rank=2),
+    "mirror": lambda b: b.op("MIRROR_PAD", [rows(b), b.constant(ints([[1, 2], [0, 3]]))], "MirrorPadOptions", rank=2),
+    "slice": lambda b: b.op("SLICE", [rows(b), b.constant(ints(1, 2)), b.constant(ints(2, 3))], "SliceOptions", shape=[2, 3]),
+    "first": lambda b: b.op(
+        "STRIDED_SLICE", [b.input([1, 4, 6]), *(b.constant(ints([v])) for v in (0, 1, 1))], "StridedSliceOptions", shrinkAxisMask=1, rank=2
+    ),
+    "new": lambda b: b.op(
+        "STRIDED_SLICE", [rows(b), *(b.constant(ints(v)) for v in ((0, 0), (0, 3), (1, 1)))], "StridedSliceOptions", newAxisMask=1, rank=3
+    ),
+    "gather": lambda b: b.op("GATHER", [rows(b), b.constant(ints([[0, 3], [1, 1]]))], "GatherOptions", axis=0, rank=3),
+    "squeeze": lambda b: b.op("EXP", [b.op("SQUEEZE", [b.input([1, 4, 1, 6])], "SqueezeOptions", squeezeDims=[0, 2], rank=2)], rank=2),
+    "expand": lambda b: b.op("EXPAND_DIMS", [rows(b), b.constant(np.int32(0))], "ExpandDimsOptions", rank=3),
+    "expand_last": lambda b: b.op("EXPAND_DIMS", [rows(b), b.constant(np.int32(2))], "ExpandDimsOptions", rank=3),
+    "tile": lambda b: b.op("TILE", [rows(b), b.constant(ints(2, 1))], rank=2),
+    "unpack": lambda b: b.op("UNPACK", [rows(b)], "UnpackOptions", num=4, axis=0, count=4)[2],
+    "select": lambda b: b.op("SELECT_V2", [b.constant(rng.random((4, 1)) > 0.5), rows(b), b.constant(0.5)], "SelectV2Options", rank=2),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_batch_that_the_file_leaves_out(tmp_path: Path, name: str) -> None:
+    b = Build()
+    lower(agrees(b, tmp_path / "a.tflite", HIDDEN[name](b), images=name == "wide"))

@@ -152,7 +152,7 @@ def _outputs(scene: Scene) -> dict[str, Value]:
         held = scene.at(index)
         if held.spread is not None:
             scene.refuse("an output that SPACE_TO_BATCH_ND made", "end the network with BATCH_TO_SPACE_ND")
-        held = held if held.order == CHANNELS_FIRST else scene.plain(held)
+        held = held if held.order == CHANNELS_FIRST and not held.hidden else scene.plain(held)
         found[name] = _sampled(scene, held.value) if isinstance(held.value, Live) else held.value
     return found
 

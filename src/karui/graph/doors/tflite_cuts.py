@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from karui.graph.doors.drawing import SIZES, Known, Live
+from karui.graph.doors.tflite_axes import axes_of, hidden, inserted, without
 from karui.graph.doors.tflite_file import Operator
 from karui.graph.doors.tflite_layers import embedded
-from karui.graph.doors.tflite_reductions import axes_of, without
 from karui.graph.doors.tflite_rule import Rule
 from karui.graph.doors.tflite_scene import Held, Scene, plain_order
 
@@ -94,6 +94,8 @@ def _bits(op: Operator, name: str, count: int) -> list[bool]:
 
 def _place(s: Scene, x: Held, axis: int, at: int) -> Cut:
     size = x.shape[axis]
+    if axis == x.batch and s.single and at in (0, -1):
+        return 0, size, 1  # of one sample: the batch goes out of sight
     s.batch_axis(x, axis, "a choice of one sample")
     at = at + size if at < 0 else at
     if not 0 <= at < size:
@@ -109,19 +111,17 @@ def _bounds(x: Held, axis: int, begin: int | None, end: int | None, step: int) -
 
 
 def _chosen(s: Scene, x: Held, single: Sequence[int]) -> Held:
+    if x.batch is not None and x.batch in single:
+        x, single = hidden(s, x), [axis - 1 for axis in single if axis != x.batch]
     if not single:
         return x
     return Held(value=s.drawing.call(aten.squeeze.dims, x.value, sorted(x.axis(axis) for axis in single)), order=without(x, single))
 
 
 def _renewed(s: Scene, x: Held, new: Sequence[int]) -> Held:
-    if not new:
-        return x
-    value = s.plain(x).value
     for axis in new:
-        at = 1 if axis == 0 and isinstance(value, Live) and value.batch == 0 else axis
-        value = s.drawing.call(aten.unsqueeze.default, value, at)
-    return Held(value=value, order=plain_order(value.two.dim()))
+        x = inserted(s, x, axis)
+    return x
 
 
 # ── choices ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -201,7 +201,7 @@ def _pad(s: Scene, op: Operator) -> Held:
         known = s.known(op, 2)
         number = None if known is None or known.two.numel() != 1 else float(known.two.item())
         value = number if number is not None else s.refuse("a computed padding value", "make it a constant of the file")
-    laid = [pads[axis] for axis in x.order]
+    laid = x.laid(pads, (0, 0))
     while laid and not any(laid[0]):
         laid.pop(0)
     return s.keep(x, aten.constant_pad_nd.default, [n for pair in laid[::-1] for n in pair], value) if laid else x
@@ -213,8 +213,8 @@ def _mirror(s: Scene, op: Operator) -> Held:
     pads, symmetric = _paddings(s, op, x), int(op.option("Mode", 0)) == 1
     if any(max(p) > n - (0 if symmetric else 1) for p, n in zip(pads, x.shape, strict=True)):
         s.refuse(f"mirrored paddings {pads} of {list(x.shape)}", "check the file")
-    laid = [pads[axis] for axis in x.order]
-    if not symmetric and x.rank == 4 and not any(laid[0]) and not any(laid[1]):
+    laid = x.laid(pads, (0, 0))
+    if not symmetric and len(laid) == 4 and not any(laid[0]) and not any(laid[1]):
         return s.keep(x, aten.pad.default, [*laid[3], *laid[2]], "reflect")
     for axis, (before, after) in enumerate(pads):
         if before or after:

@@ -126,10 +126,9 @@ def _fully_connected(s: Scene, op: Operator) -> Held:
         return _pixels(s, op, x)
     x = s.flat(x)
     value = _product(s, op, x.value, outputs)
-    held = s.seal(op, Held(value=value, order=plain_order(x.rank)))
+    held = s.seal(op, Held(value=value, order=x.order))
     if not keeps and x.rank > 2:
-        two, three = ([n // outputs, outputs] for n in (value.two.numel(), value.three.numel()))
-        held = s.reshaped(held, two, three)
+        held = s.reshaped(held, [-1, outputs], [-1, outputs])
     return replace(held, sealed=True)
 
 
@@ -156,7 +155,11 @@ def _product(s: Scene, op: Operator, x: Value, outputs: int) -> Value:
 def _batch_matmul(s: Scene, op: Operator) -> Held:
     """A product with a constant matrix is a linear layer."""
     adj_x, adj_y = bool(op.option("AdjX", False)), bool(op.option("AdjY", False))
-    x, y = s.plain(s.held(op, 0)), s.plain(s.held(op, 1))
+    x, y = s.held(op, 0), s.held(op, 1)
+    if isinstance(x.value, Live) and isinstance(y.value, Live):
+        rank, out_of_sight = max(x.rank, y.rank), (x if x.rank >= y.rank else y).hidden
+        x, y = s.widened(x, rank, out_of_sight), s.widened(y, rank, out_of_sight)
+    x, y = s.plain(x), s.plain(y)
     if min(x.rank, y.rank) < 2:
         s.refuse("a matrix product of vectors", "give both operands two axes at least")
     left = _adjoint(s, x, adj_x)
@@ -165,7 +168,8 @@ def _batch_matmul(s: Scene, op: Operator) -> Held:
         out = s.drawing.call(aten.linear.default, left, weight, _added(s, op, weight.shape[0]))
     else:
         out = s.drawing.call(aten.matmul.default, left, _adjoint(s, y, adj_y))
-    return Held(value=out, order=plain_order(out.two.dim()))
+    lacks = x.hidden or y.hidden
+    return Held(value=out, order=plain_order(out.two.dim() - lacks, lacks))
 
 
 def _added(s: Scene, op: Operator, outputs: int) -> Live | None:
@@ -192,7 +196,7 @@ def embedded(s: Scene, op: Operator, table: int, ids: int) -> Held:
     index = s.plain(s.held(op, ids))
     axes = plain_order(len(s.tensor(op, table).shape))
     value = s.drawing.call(aten.embedding.default, _weight(s, op, table, axes), index.value)
-    return Held(value=value, order=plain_order(index.rank + 1))
+    return Held(value=value, order=plain_order(index.rank + 1, index.hidden))
 
 
 RULES: Mapping[str, Rule] = {

@@ -94,7 +94,7 @@ def _one_hot(s: Scene, op: Operator) -> Held:
         s.refuse("ONE_HOT of other values than 1 and 0, or along another axis than a new last one", "use 1, 0 and axis −1")
     places = s.drawing.known(torch.arange(depth, dtype=x.value.two.dtype))
     equal = s.drawing.call(aten.eq.Tensor, s.drawing.call(aten.unsqueeze.default, x.value, -1), places)
-    return Held(value=s.drawing.call(aten.to.dtype, equal, torch.float32), order=plain_order(x.rank + 1))
+    return Held(value=s.drawing.call(aten.to.dtype, equal, torch.float32), order=plain_order(x.rank + 1, x.hidden))
 
 
 def _rounded(s: Scene, op: Operator) -> Held:

@@ -35,7 +35,7 @@ def combined(s: Scene, a: Held, b: Held, target: Any, scalar: Any = None, swappe
     if left is not None and swapped is not None:
         return s.keep(b, swapped, left)
     a, b = s.aligned(a, b)
-    return Held(value=s.drawing.call(target, a.value, b.value), order=a.order)
+    return Held(value=s.drawing.call(target, a.value, b.value), order=(a if isinstance(a.value, Live) else b).order)
 
 
 def _number(s: Scene, held: Held, other: Held) -> float | int | bool | None:
@@ -57,7 +57,10 @@ def _divided(s: Scene, op: Operator) -> Held:
     a, b = s.held(op, 0), s.held(op, 1)
     if not (a.value.two.is_floating_point() or b.value.two.is_floating_point()):
         a, b = s.aligned(a, b)
-        return Held(value=s.drawing.call(aten.div.Tensor_mode, a.value, b.value, rounding_mode="trunc"), order=a.order)
+        return Held(
+            value=s.drawing.call(aten.div.Tensor_mode, a.value, b.value, rounding_mode="trunc"),
+            order=(a if isinstance(a.value, Live) else b).order,
+        )
     number = _number(s, b, a)
     if number is not None and number != 0:
         return s.keep(a, aten.div.Tensor, number)
@@ -81,12 +84,9 @@ def _sum_of_all(s: Scene, op: Operator) -> Held:
 
 def _selected(s: Scene, op: Operator) -> Held:
     """Element by element, one of two by a condition."""
-    where, yes = s.aligned(s.held(op, 0), s.held(op, 1))
-    where, no = s.aligned(where, s.held(op, 2))
-    yes, no = s.aligned(yes, no)
-    where, no = s.aligned(where, no)
-    yes = s.laid(s.widened(yes, no.rank), no.order)
-    return Held(value=s.drawing.call(aten.where.self, where.value, yes.value, no.value), order=no.order)
+    parts = s.aligned(*(s.held(op, i) for i in range(3)))
+    order = next((p.order for p in parts if isinstance(p.value, Live)), parts[0].order)
+    return Held(value=s.drawing.call(aten.where.self, *(p.value for p in parts)), order=order)
 
 
 def _prelu(s: Scene, op: Operator) -> Held:
@@ -95,7 +95,7 @@ def _prelu(s: Scene, op: Operator) -> Held:
     if slope is None:
         s.refuse("a computed slope", "make it a constant of the file")
     channels = slope.two.shape[-1] if slope.two.dim() else 1
-    if slope.two.numel() == channels and (channels == 1 or x.rank in (2, 4)):
+    if slope.two.numel() == channels and (channels == 1 or (x.rank in (2, 4) and not x.hidden)):
         x = s.image(x) if x.rank == 4 else x
         name = f"{s.drawing.layer}.weight"
         weight = s.drawing.parameter(replace(slope, name="", form=None), name, lambda w: w.reshape(-1), "flat")

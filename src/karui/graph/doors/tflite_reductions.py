@@ -1,11 +1,12 @@
 """Rules for what gathers along axes: means, sums, extremes, running sums."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from karui.graph.doors.drawing import Known
+from karui.graph.doors.tflite_axes import axes_of, hidden, without
 from karui.graph.doors.tflite_file import Operator
 from karui.graph.doors.tflite_rule import Rule
 from karui.graph.doors.tflite_scene import Held, Scene
@@ -13,26 +14,14 @@ from karui.graph.doors.tflite_scene import Held, Scene
 aten = torch.ops.aten
 
 
-def without(held: Held, axes: Sequence[int]) -> tuple[int, ...]:
-    """The order that is left when these axes of the file are gone."""
-    kept = [axis for axis in held.order if axis not in axes]
-    return tuple(sorted(kept).index(axis) for axis in kept)
-
-
-def axes_of(s: Scene, held: Held, axes: Sequence[int], what: str) -> list[int]:
-    """Axes of the file, counted from the front, each once; none of them the batch."""
-    if any(not -held.rank <= axis < held.rank for axis in axes):
-        s.refuse(f"{what} along axes {list(axes)} of {held.rank}", "check the file")
-    found = sorted({axis % held.rank for axis in axes})
-    for axis in found:
-        s.batch_axis(held, axis, what)
-    return found
-
-
 def _reduced(target: Any, *, one_by_one: bool = False) -> Rule:
     def rule(s: Scene, op: Operator) -> Held:
         x, keeps = s.held(op, 0), bool(op.option("KeepDims", False))
-        axes = axes_of(s, x, s.numbers(op, 1, "axes"), op.kind)
+        given = s.numbers(op, 1, "axes")
+        one = s.single and x.batch == 0 and any(axis % max(x.rank, 1) == 0 for axis in given)  # of one sample: nothing to reduce
+        axes = axes_of(s, x, [axis for axis in given if not one or axis % x.rank], op.kind)
+        if one and not keeps:
+            x, axes = hidden(s, x), [axis - 1 for axis in axes]
         if not axes:
             return x
         places = [x.axis(axis) for axis in axes]

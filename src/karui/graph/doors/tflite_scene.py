@@ -4,10 +4,14 @@ The file lies channels last, a Network channels first. So each value remembers i
 ``order[i]`` is the file's axis that the node's i-th axis holds; an image of the file's ``(N, H, W, C)`` is a node ``(N, C, H, W)`` of
 order ``(0, 3, 1, 2)``. A transpose of the file changes the order and moves nothing; a rule that needs an order asks for it, and only then
 a permute is drawn.
+
+A file of one sample may leave the batch out on the way, ``[1, T, C]`` → ``[T, C]``; the node keeps it as its first axis, which is then
+*hidden*: −1 in the order.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, NoReturn
 
 import torch
@@ -44,9 +48,14 @@ class Held:
     sealed: bool = False
 
     @property
+    def hidden(self) -> bool:
+        """Whether the file's tensor lacks the batch, the node's first axis."""
+        return -1 in self.order
+
+    @property
     def rank(self) -> int:
         """How many axes the file's tensor has."""
-        return len(self.order)
+        return len(self.order) - self.hidden
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,18 +70,32 @@ class Held:
 
     @property
     def batch(self) -> int | None:
-        """The file's axis that holds the batch; None for constants."""
+        """The file's axis that holds the batch; None where it has none."""
         at = self.value.batch if isinstance(self.value, Live) else None
-        return None if at is None else self.order[at]
+        return None if at is None or self.order[at] < 0 else self.order[at]
+
+    @property
+    def sample(self) -> tuple[int, ...] | None:
+        """The file's shape without the batch, where that is its first axis or hidden."""
+        return self.shape if self.hidden else self.shape[1:] if self.batch == 0 and self.shape[0] == SIZES[0] else None
+
+    @property
+    def plain(self) -> Order:
+        """The order in which the node would lie as the file's tensor does."""
+        return plain_order(self.rank, self.hidden)
 
     def axis(self, axis: int) -> int:
         """Where the node holds an axis of the file's tensor."""
         return self.order.index(axis % self.rank)
 
+    def laid(self, of: Sequence[Any], hidden: Any = 1) -> list[Any]:
+        """Something for each axis of the file as the node's axes lie; ``hidden`` for the one that the file lacks."""
+        return [hidden if axis < 0 else of[axis] for axis in self.order]
 
-def plain_order(rank: int) -> Order:
+
+def plain_order(rank: int, hidden: bool = False) -> Order:
     """The order of a node that lies as the file's tensor does."""
-    return tuple(range(rank))
+    return (*([-1] if hidden else []), *range(rank))
 
 
 class Scene:
@@ -82,6 +105,7 @@ class Scene:
         self.file, self.drawing = file, drawing
         self.env: dict[int, Held] = {}
         self.sources: dict[Any, Held] = {}  # what a reshape's node was made of
+        self.single = all(i >= 0 and file.tensors[i].signature[:1] == (1,) for i in file.inputs)  # the file is one of one sample
         self.absorbed: set[int] = set()  # ids of adds that are a layer's bias already
         self._constants: dict[int, Held] = {}
         self._readers: dict[int, list[Operator]] = {}
@@ -155,7 +179,8 @@ class Scene:
     # ── orders ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def laid(self, held: Held, order: Order) -> Held:
-        """The value lying in ``order``: itself, or behind a permute."""
+        """The value lying in ``order``: itself, or behind a permute. A constant has no hidden axis; it broadcasts without."""
+        order = order if held.hidden else tuple(axis for axis in order if axis >= 0)
         if held.order == order:
             return held
         perm = [held.order.index(axis) for axis in order]
@@ -163,30 +188,34 @@ class Scene:
 
     def plain(self, held: Held) -> Held:
         """The value as the file writes it."""
-        return self.laid(held, plain_order(held.rank))
+        return self.laid(held, held.plain)
 
     def image(self, held: Held) -> Held:
         """A value of four axes, channels first."""
-        if held.rank != 4:
-            self.refuse(f"a tensor of {held.rank} axes where an image is expected", "give it four: batch, height, width, channels")
+        if held.rank != 4 or held.hidden or held.batch != 0:
+            self.refuse(f"a tensor of shape {list(held.shape)} where an image is expected", "give it batch, height, width and channels")
         return self.laid(held, CHANNELS_FIRST)
 
-    def aligned(self, a: Held, b: Held) -> tuple[Held, Held]:
-        """Two operands that broadcast: of one rank and in one order, that of the live one, of images rather channels first."""
-        rank = max(a.rank, b.rank)
-        a, b = self.widened(a, rank), self.widened(b, rank)
-        orders = [h.order for h in (a, b) if isinstance(h.value, Live)] or [plain_order(rank)]
-        order = next((o for o in orders if o != plain_order(rank)), orders[0])
-        return self.laid(a, order), self.laid(b, order)
+    def aligned(self, *operands: Held) -> list[Held]:
+        """Operands that broadcast: of one rank and in one order, that of live ones, of images rather channels first."""
+        rank = max(h.rank for h in operands)
+        hidden = any(h.hidden and h.rank == rank for h in operands)
+        wide = [self.widened(h, rank, hidden) for h in operands]
+        orders = [h.order for h in wide if isinstance(h.value, Live)] or [plain_order(rank)]
+        order = next((o for o in orders if o != plain_order(rank, -1 in o)), orders[0])
+        return [self.laid(h, order) for h in wide]
 
-    def widened(self, held: Held, rank: int) -> Held:
-        """With more axes in front, of size one; a batch in front stays there."""
-        more = rank - held.rank
-        if more == 0:
+    def widened(self, held: Held, rank: int, hidden: bool = False) -> Held:
+        """With more axes in front, of size one; a batch in front stays there, seen by the file or hidden."""
+        live = isinstance(held.value, Live)
+        if held.rank == rank and (not live or held.hidden == hidden):
             return held
-        held = self.plain(held)
-        at = 1 if held.batch == 0 and held.rank > 0 else 0
-        two, three = ([*s[:at], *[1] * more, *s[at:]] for s in held.sizes())
+        held, sample = self.plain(held), held.sample
+        if live and sample is not None:
+            ones = [1] * (rank + hidden - 1 - len(sample))
+            two, three = ([n, *ones, *sample] for n in SIZES)
+            return Held(value=self.drawing.reshape(held.value, two, three), order=plain_order(rank, hidden))
+        two, three = ([1] * (rank - held.rank) + list(sizes) for sizes in held.sizes())
         return Held(value=self.drawing.reshape(held.value, two, three), order=plain_order(rank))
 
     # ── drawing ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -196,7 +225,7 @@ class Scene:
         return replace(held, value=self.drawing.call(op, held.value, *args, **kwargs))
 
     def repeated(self, known: Known) -> Live:
-        """A constant whose first axis has size one, once per sample: for ops that don't broadcast."""
+        """A constant whose first axis has size one, which becomes the batch's: for ops that don't broadcast."""
         d = self.drawing
         held = d.held(known)
         two, three = ([size, *held.shape[1:]] for size in SIZES)
@@ -204,33 +233,51 @@ class Scene:
 
     def batch_axis(self, held: Held, axis: int, what: str) -> None:
         """Refuses what would mix samples."""
-        if held.batch == axis % held.rank:
+        if held.batch is not None and held.batch == axis % held.rank:
             self.refuse(f"{what} along the batch axis", "samples must not depend on each other")
 
     def reshaped(self, held: Held, two: Sequence[int], three: Sequence[int]) -> Held:
         """To another shape of the file; one reshape after another becomes one, and axes of size one need no permute."""
-        if isinstance(held.value, Live):
+        if isinstance(held.value, Live) and held.order == held.plain:  # no transpose since
             held = self.sources.get(held.value.node, held)
-        if (tuple(two), tuple(three)) == held.sizes() or (tuple(two) == tuple(three) == self.once(held)):
+        shape = self.of_sample(held, two) if list(two) == list(three) else None
+        if (tuple(two), tuple(three)) == held.sizes() or (
+            shape is not None and tuple(shape) == self.once(held) and held.sample is not None
+        ):
             return held
-        source = held
-        if not self.lies(held):
-            held = self.plain(held)
-        value = self.drawing.reshape(held.value, two, three)
-        if isinstance(value, Live) and value is not held.value:
-            self.sources[value.node] = source
-        return Held(value=value, order=plain_order(value.two.dim()))
+        source, held = held, held if self.lies(held) else self.plain(held)
+        if shape is None:
+            value = self.drawing.reshape(held.value, two, three)
+            made = Held(value=value, order=plain_order(value.two.dim()))
+        else:
+            seen = bool(shape) and shape[0] == 1
+            inner = shape[1:] if seen else shape
+            value = self.drawing.reshape(held.value, *([n, *inner] for n in SIZES))
+            made = Held(value=value, order=plain_order(len(shape), not seen))
+        if isinstance(made.value, Live) and made.value is not held.value:
+            self.sources[made.value.node] = source
+        return made
+
+    def of_sample(self, held: Held, target: Sequence[int]) -> list[int] | None:
+        """A shape that a file of one sample wrote, with the size that it leaves open; None where it isn't one sample's."""
+        if held.sample is None or not isinstance(held.value, Live):
+            return None
+        total, rest = prod(held.sample), prod(n for n in target if n != -1)
+        found = [total // max(rest, 1) if n == -1 else n for n in target]
+        return found if prod(found) == total else None
 
     def lies(self, held: Held) -> bool:
         """Whether its elements lie as the file's do, in whatever shape: only axes of size one stand elsewhere."""
-        ones = [axis for axis in held.order if held.shape[axis] != 1]
+        shape = held.shape
+        ones = [axis for axis in held.order if axis < 0 or shape[axis] != 1]
         return ones == sorted(ones)
 
     def flat(self, held: Held) -> Held:
         """As ``plain``; where only axes of size one move, by a reshape."""
-        if held.order == plain_order(held.rank) or not self.lies(held):
+        if held.order == held.plain or not self.lies(held):
             return self.plain(held)
-        return Held(value=self.drawing.reshape(held.value, *held.sizes()), order=plain_order(held.rank))
+        two, three = ([n, *sizes] if held.hidden else list(sizes) for n, sizes in zip(SIZES, held.sizes(), strict=True))
+        return Held(value=self.drawing.reshape(held.value, two, three), order=held.plain)
 
     def once(self, held: Held) -> tuple[int, ...]:
         """The shape as a file of one sample writes it."""

@@ -7,8 +7,8 @@ from math import prod
 import torch
 
 from karui.graph.doors.drawing import SIZES, Known, Live, Value
+from karui.graph.doors.tflite_axes import axes_of, hidden, inserted, without
 from karui.graph.doors.tflite_file import Operator
-from karui.graph.doors.tflite_reductions import axes_of, without
 from karui.graph.doors.tflite_rule import Rule
 from karui.graph.doors.tflite_scene import CHANNELS_FIRST, Held, Scene, Spread, plain_order
 from karui.graph.doors.tflite_windows import padded
@@ -52,22 +52,18 @@ def _transpose(s: Scene, op: Operator) -> Held:
         s.refuse(f"the permutation {perm} of {x.rank} axes", "check the file")
     if isinstance(x.value, Known):
         return Held(value=s.drawing.call(aten.permute.default, s.plain(x).value, perm), order=plain_order(x.rank))
-    return replace(x, order=tuple(perm.index(axis) for axis in x.order))
+    return replace(x, order=tuple(-1 if axis < 0 else perm.index(axis) for axis in x.order))
 
 
 def _squeeze(s: Scene, op: Operator) -> Held:
-    """Axes of size one go; the batch, one in a file of one sample, joins its neighbour."""
+    """Axes of size one go; so does the batch in a file of one sample, out of sight."""
     x = s.held(op, 0)
     shape = [1 if axis == x.batch and size == SIZES[0] else size for axis, size in enumerate(x.shape)]
     axes = [axis % max(x.rank, 1) for axis in op.option("SqueezeDims", ())] or [axis for axis, size in enumerate(shape) if size == 1]
     if any(axis >= x.rank or shape[axis] != 1 for axis in axes):
         s.refuse(f"a squeeze of axes {axes} of {shape}", "check the file")
-    if x.batch in axes:
-        if x.rank - len(set(axes)) == 0:
-            axes.remove(x.batch)
-        else:
-            target = [size for axis, size in enumerate(shape) if axis not in axes]
-            return s.reshaped(x, target, target)
+    if x.batch is not None and x.batch in axes:
+        x, axes = hidden(s, x), [axis - 1 for axis in axes if axis != x.batch]
     if not axes:
         return x
     places = sorted(x.axis(axis) for axis in set(axes))
@@ -75,23 +71,20 @@ def _squeeze(s: Scene, op: Operator) -> Held:
 
 
 def _expand_dims(s: Scene, op: Operator) -> Held:
-    """A new axis; in front of a batch of one it might as well stand behind it."""
     x, axis = s.held(op, 0), s.numbers(op, 1, "axis")[0]
     axis = axis + x.rank + 1 if axis < 0 else axis
     if not 0 <= axis <= x.rank or x.rank >= 8:
         s.refuse(f"a new axis {axis} among {x.rank}", "check the file")
-    axis = 1 if axis == 0 and x.batch == 0 else axis
-    x = s.plain(x)
-    return Held(value=s.drawing.call(aten.unsqueeze.default, x.value, axis), order=plain_order(x.rank + 1))
+    return inserted(s, x, axis)
 
 
-def _live(parts: Sequence[Held]) -> list[Live]:
-    return [p.value for p in parts if isinstance(p.value, Live)]
-
-
-def _beside(s: Scene, part: Held, live: Sequence[Live]) -> Value:
+def _beside(s: Scene, part: Held, live: Held | None) -> Value:
     """A constant that is to stand beside live values, once per sample."""
-    if isinstance(part.value, Live) or not live or not part.value.two.dim() or live[0].batch != 0:
+    if isinstance(part.value, Live) or live is None or live.value.two.dim() == 0 or live.sample is None:
+        return part.value
+    if live.hidden:
+        return s.repeated(s.drawing.call(aten.unsqueeze.default, part.value, 0))
+    if not part.value.two.dim():
         return part.value
     if part.value.fixed and part.value.two.shape[0] != 1:
         s.refuse("a constant that has a batch", "convert the file with one row per sample")
@@ -102,21 +95,22 @@ def _concatenation(s: Scene, op: Operator) -> Held:
     parts = [s.held(op, i) for i in range(len(op.inputs))]
     if not parts or any(p.rank != parts[0].rank for p in parts):
         s.refuse("a concatenation of tensors of several ranks", "check the file")
-    (axis,) = axes_of(s, next((p for p in parts if isinstance(p.value, Live)), parts[0]), [int(op.option("Axis", 0))], op.kind)
-    plain = plain_order(parts[0].rank)
-    orders = [p.order for p in parts if isinstance(p.value, Live)] or [plain]
-    order = next((o for o in orders if o != plain), plain)
-    laid = [s.laid(p, order) for p in parts]
-    values = [_beside(s, p, _live(laid)) for p in laid]
-    return Held(value=s.drawing.call(aten.cat.default, values, order.index(axis)), order=order)
+    parts = s.aligned(*parts)
+    live = next((p for p in parts if isinstance(p.value, Live)), None)
+    like = live or parts[0]
+    (axis,) = axes_of(s, like, [int(op.option("Axis", 0))], op.kind)
+    values = [_beside(s, p, live) for p in parts]
+    return Held(value=s.drawing.call(aten.cat.default, values, like.axis(axis)), order=like.order)
 
 
 def _pack(s: Scene, op: Operator) -> Held:
     """Tensors side by side along a new axis."""
-    parts = [s.plain(s.held(op, i)) for i in range(len(op.inputs))]
-    values = [_beside(s, p, _live(parts)) for p in parts]
-    value = s.drawing.call(aten.stack.default, values, int(op.option("Axis", 0)))
-    return Held(value=value, order=plain_order(value.two.dim()))
+    parts = [s.plain(p) for p in s.aligned(*(s.held(op, i) for i in range(len(op.inputs))))]
+    live = next((p for p in parts if isinstance(p.value, Live)), None)
+    like = live or parts[0]
+    axis = int(op.option("Axis", 0)) % (like.rank + 1)
+    value = s.drawing.call(aten.stack.default, [_beside(s, p, live) for p in parts], axis + like.hidden)
+    return Held(value=value, order=plain_order(like.rank + 1, like.hidden))
 
 
 def _unpack(s: Scene, op: Operator) -> tuple[Held, ...]:
@@ -147,7 +141,7 @@ def _split(s: Scene, op: Operator, x: int, axis: int) -> tuple[Held, ...]:
 
 def _broadcast(s: Scene, op: Operator) -> Held:
     x, (two, three) = s.held(op, 0), _targets(s, op, 1)
-    x = s.widened(x, max(len(two), x.rank))
+    x = s.widened(x, max(len(two), x.rank), x.hidden and (len(two) <= x.rank or two[0] != 1))
     sizes = [n if x.shape[axis] != n and axis != x.batch else -1 for axis, n in enumerate(two)]
     if x.batch is not None and two[x.batch] not in (1, SIZES[0]):
         s.refuse("copies along the batch axis", "samples must not depend on each other")
@@ -155,7 +149,7 @@ def _broadcast(s: Scene, op: Operator) -> Held:
         return Held(value=_copied(s, x.value, two, three), order=x.order)
     if two != three and any(a != b for axis, (a, b) in enumerate(zip(two, three, strict=True)) if axis != x.batch):
         s.refuse("copies as many as the batch has samples", "samples must not depend on each other")
-    return x if all(n == -1 for n in sizes) else s.keep(x, aten.expand.default, [sizes[axis] for axis in x.order])
+    return x if all(n == -1 for n in sizes) else s.keep(x, aten.expand.default, x.laid(sizes, -1))
 
 
 def _copied(s: Scene, known: Known, two: list[int], three: list[int]) -> Known:
@@ -170,7 +164,7 @@ def _tile(s: Scene, op: Operator) -> Held:
         s.refuse(f"multiples {counts[:8]} of {x.rank} axes", "check the file")
     if x.batch is not None and counts[x.batch] != 1:
         s.refuse("copies along the batch axis", "samples must not depend on each other")
-    return x if all(n == 1 for n in counts) else s.keep(x, aten.repeat.default, [counts[axis] for axis in x.order])
+    return x if all(n == 1 for n in counts) else s.keep(x, aten.repeat.default, x.laid(counts))
 
 
 # ── channels, space and batch ───────────────────────────────────────────────────────────────────────────────────────────────────
