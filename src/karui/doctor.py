@@ -14,7 +14,7 @@ from karui.compress.prune.channels import PruneChannels
 from karui.compress.quantize.int8 import Quantize
 from karui.compress.technique import Technique
 from karui.data import Data
-from karui.errors import KaruiError, ToolError, first_line
+from karui.errors import KaruiError, RecipeError, ToolError, first_line
 from karui.export.targets import targets
 from karui.finetune.attach import attach_all, own_random_numbers
 from karui.graph.network import Network
@@ -47,13 +47,17 @@ def examine(network: Network, names: Sequence[str] | None = None) -> Iterator[Fi
 
     names: targets; all that can be run here where it is left out. What fails is told with the error's own words.
     """
+    known = sorted(set(targets()) & set(runners()))
+    for name in names or ():
+        if name not in known:
+            raise RecipeError(f"target '{name}' can't be run here; choose from {', '.join(known)}")
     network = network.copy().eval()
     yield _tried("trains", lambda: _trains(network))
     yield _tried("prunes", lambda: _prunes(network))
     programs: dict[str, Program] = {}
     yield _tried("lowers", lambda: _lowers(network, programs))
     yield _tried("int8", lambda: _int8(network, programs))
-    for name in sorted(set(targets()) & set(runners())) if names is None else names:
+    for name in known if names is None else names:
         yield _tried(name, lambda name=name: _target(name, programs))  # type: ignore[misc]
 
 

@@ -9,7 +9,7 @@ from torch.export import Dim
 
 from karui.errors import FileError
 from karui.graph import edit
-from karui.graph.doors.torch import capture
+from karui.graph.doors.capture import capture
 from karui.graph.network import Network
 from karui.graph.placement import activation_points
 from karui.zoo.lenet import lenet5

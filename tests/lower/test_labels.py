@@ -24,3 +24,12 @@ def test_other_labels_than_classes_are_refused(labels: tuple[str, ...], word: st
 def test_two_classes_may_share_one_score() -> None:
     assert lower(network(1), labels=("no", "yes")).outputs[0].labels == ("no", "yes")
     assert lower(network(3), labels=("a", "", "c")).outputs[0].labels == ("a", "", "c")
+
+
+def test_outputs_keep_the_networks_names() -> None:
+    class Both(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"scores": torch.relu(x), "boxes": x + 1}
+
+    program = lower(capture(Both(), torch.zeros(2, 3)))
+    assert [output.name for output in program.outputs] == ["scores", "boxes"]

@@ -141,9 +141,8 @@ def _outputs(builder: Builder, node: torch.fx.Node, env: dict[torch.fx.Node, Any
     returned = node.args[0]
     nodes = [n for n in (returned if isinstance(returned, list | tuple) else (returned,)) if isinstance(n, torch.fx.Node)]
     outputs: list[Output] = []
-    for i, source in enumerate(nodes):
+    for i, (source, name) in enumerate(zip(nodes, builder.network.outputs, strict=True)):
         value = env[source]
-        name = "output" if len(nodes) == 1 else f"output_{i}"
         if not isinstance(value, Value):
             builder.layer = name
             builder.refuse("an output that doesn't depend on the input", "leave it out of what the network returns")

@@ -16,8 +16,10 @@ _CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, at
 
 def silence(network: Network) -> bool:
     """Take out every node that gives what it was given; returns whether there was one."""
-    graph, values = network.module.graph, network.values()
-    changed = False
+    graph = network.module.graph
+    if not any(node.target in (*_COPIES, *_CASTS, aten.slice.Tensor) for node in graph.nodes):
+        return False
+    values, changed = network.values(), False
     for node in graph.nodes:
         if node.op != "call_function" or node.target not in (*_COPIES, *_CASTS, aten.slice.Tensor):
             continue

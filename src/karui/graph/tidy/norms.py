@@ -10,11 +10,14 @@ from karui.graph.tidy.reading import ADDS, DIVS, MULS, SUBS, Reader, reader, rep
 
 aten = torch.ops.aten
 
+_ROOTS = (aten.sqrt.default, aten.rsqrt.default, aten.pow.Tensor_Scalar)
+
 
 def name_norms(network: Network) -> bool:
     """Replace ``(x − mean) / sqrt(variance + eps) · weight + bias`` by a layer-norm; returns whether any was found."""
-    read, changed = reader(network), False
-    values = network.values()
+    if not any(node.target in _ROOTS for node in network.module.graph.nodes):
+        return False
+    read, changed, values = reader(network), False, network.values()
     for node in list(network.module.graph.nodes):
         if node.op != "call_function" or node not in network.module.graph.nodes:
             continue
