@@ -69,16 +69,20 @@ def test_the_record_says_how_the_artefacts_were_held_against_the_interpreter(res
 
 
 def test_limits_are_measured_on_the_budgets_target(tmp_path: Path) -> None:
-    budget = karui.Budget(drop=50, bytes=100_000, target="onnx")
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed (karui[litert])")
+    budget = karui.Budget(drop=50, bytes=100_000, target="litert")
     found = api.compress(flow.network(), flow.data(), budget, [karui.Quantize()], out=tmp_path / "run", name="small").record
-    assert found.final.bytes["onnx"] == (tmp_path / "run" / "export" / "onnx" / "model.onnx").stat().st_size
-    assert found.candidates[0].cost.bytes == found.final.bytes["onnx"] <= 100_000
-    assert found.final.peak_ram is None, "onnxruntime doesn't tell it"
+    assert found.final.bytes["litert"] == (tmp_path / "run" / "export" / "litert" / "model.tflite").stat().st_size
+    assert found.candidates[0].cost.bytes == found.final.bytes["litert"] <= 100_000
+    assert found.final.peak_ram is None, "LiteRT doesn't tell it"
 
 
 @pytest.mark.parametrize(
     ("budget", "message"),
-    [(karui.Budget(peak_ram=9, target="onnx"), "doesn't tell its peak_ram"), (karui.Budget(target="abacus"), "choose one of c, onnx")],
+    [
+        (karui.Budget(peak_ram=9, target="onnx"), "doesn't tell its peak_ram"),
+        (karui.Budget(target="abacus"), "choose one of c, litert, onnx"),
+    ],
 )
 def test_a_limit_that_nothing_can_measure_is_refused_at_once(budget: karui.Budget, message: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=message):
@@ -160,7 +164,7 @@ def test_an_export_for_a_machine(result: api.Result, tmp_path: Path) -> None:
 
 
 def test_targets_are_found_by_their_files() -> None:
-    assert {"c", "device", "onnx"} <= set(targets())
+    assert {"c", "device", "litert", "onnx"} <= set(targets())
 
 
 def test_what_a_layer_bears_by_itself_it_bears(tmp_path: Path) -> None:

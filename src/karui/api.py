@@ -115,7 +115,7 @@ def compress(
         after = evidence.load(files(setting, best.name), run.path("measured", "compressed"), budget.target) if best else None
         found = evidence.gather(setting, before, after, trials, best)
         if best and after:
-            found = evidence.with_artefacts(found, _deliver(run, files(setting, best.name), after.program), run.directory)
+            found = evidence.with_artefacts(found, _deliver(run, files(setting, best.name), after.program, budget.target), run.directory)
         if best and control:
             rung = next(r for r in rungs if r.name == best.name)
             found = evidence.with_control(found, dense_control(rung, setting), setting)
@@ -228,11 +228,11 @@ def demo(out: str | Path = "runs/demo", *, seed: int = 0, control: bool = False,
     )
 
 
-def _deliver(run: Run, found: tuple[Path, Path], program: Program) -> dict[str, Artifact]:
-    """Put the winner where the run's user looks for it: its files, and its artefacts under ``export``."""
+def _deliver(run: Run, found: tuple[Path, Path], program: Program, target: str) -> dict[str, Artifact]:
+    """Put the winner where the run's user looks for it: its files, and its artefacts under ``export``, the budget's target among them."""
     for file in found:
         atomic_write(run.path(file.name), file.read_bytes())
-    return targets.write_all(program, ("c", "onnx", "device"), run.path("export"))
+    return targets.write_all(program, ("c", "onnx", "device", target), run.path("export"))
 
 
 def _checked_name(name: str) -> str:

@@ -24,7 +24,7 @@ Arrange = Callable[[Array], Array]
 def stored(graph: Graph, weight: Weight, term: Term, axis: int, arrange: Arrange) -> int:
     """Codes with the scale of each output channel as a constant; ``axis`` is theirs after ``arrange``.
 
-    A matrix [O, K] is written in 4 or 2 bits where its codes fit: of FULLY_CONNECTED alone LiteRT has kernels for them that compute the same
+    A matrix [O, K] is written in 4 or 2 bits where its codes fit: of FULLY_CONNECTED alone LiteRT has kernels for them that give the same
     integers, and for whole bytes in a row.
     """
     scales = Held(name="", shape=(), dtype="int8", scale=tuple(float(s) for s in term.scale), axis=axis)

@@ -130,7 +130,7 @@ def pairs(record: Record) -> list[Pair]:
 
 
 def _artefact(target: str) -> str:
-    return {"c": "compiled C", "onnx": "ONNX file", "karui": ".karui file"}.get(target, target)
+    return {"c": "compiled C", "onnx": "ONNX file", "litert": ".tflite file", "karui": ".karui file"}.get(target, target)
 
 
 def _pair(name: str, before: float | None, after: float | None, write: Callable[[float | None], str], limit: float | None) -> Pair:
