@@ -72,6 +72,8 @@ def random_inputs(program: Program, count: int, seed: int = 0) -> list[Array]:
             arrays.append(generator.standard_normal(shape).astype(np.float32))
         elif tensor.dtype == "uint8":
             arrays.append(generator.integers(0, 256, shape).astype(np.uint8))
+        elif tensor.dtype == "int8":
+            arrays.append(generator.integers(-128, 128, shape).astype(np.int8))
         else:
             arrays.append(np.zeros(shape, tensor.dtype))
     return arrays
