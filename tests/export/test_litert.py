@@ -168,6 +168,15 @@ def test_layers_of_one_channel(arithmetic: Arithmetic, tmp_path: Path) -> None:
 
 
 @both
+def test_depthwise_layers_without_a_bias(arithmetic: Arithmetic, tmp_path: Path) -> None:
+    """In floats the runtime crashes where it finds none."""
+    ends = [tensor("x", (9, 16), None)], [tensor("y", (9, 16), None)]
+    weight = floats(np.random.default_rng(0).standard_normal((16, 3, 1)).astype(np.float32))
+    p = program("conv1d", *ends, {"weight": weight}, stride=1, padding=[1, 1], dilation=1, groups=16, clamp=None)
+    check(p, tmp_path, arithmetic)
+
+
+@both
 @pytest.mark.parametrize(
     ("size", "stride", "padding", "extra"),
     [((4, 4), [2, 2], [1, 1, 1, 1], [0, 0]), ((3, 3), [2, 2], [1, 1, 1, 1], [1, 1]), ((3, 2), [1, 2], [0, 0, 0, 0], [0, 1])],
