@@ -172,6 +172,17 @@ def test_layers_are_named_by_what_the_file_calls_them(tmp_path: Path) -> None:
     assert network.parameters().keys() == {f"net.{layer}.{each}" for layer in ("stem", "deep") for each in ("weight", "bias")}
 
 
+def test_layers_are_named_by_the_torch_modules_that_a_file_was_made_of(tmp_path: Path) -> None:
+    net, modules = "my.nets.Net", "torch.nn.modules"
+    stem = f"{net};;{net}/{modules}.container.Sequential_blocks/my.nets.Block_0/{modules}.conv.Conv2d_stem_conv;1"
+    b = Build()
+    x = b.op("CONV_2D", [b.input([1, 4, 4, 2]), b.constant(floats(3, 1, 1, 2), name=stem), -1], CONV, strideH=1, strideW=1, rank=4)
+    f = b.op("RESHAPE", [x, b.constant(np.array([1, 48]))], "ReshapeOptions", rank=2)
+    y = b.op("FULLY_CONNECTED", [f, b.constant(floats(3, 48), name="arith.constant"), -1], "FullyConnectedOptions",
+             name=f"{net}/{modules}.linear.Linear_head;")  # fmt: skip
+    assert read(b.save(tmp_path / "a.tflite", y)).parameters().keys() == {"blocks.0.stem_conv.weight", "head.weight"}
+
+
 def test_the_network_trains(tmp_path: Path) -> None:
     b = Build()
     x = b.input([1, 4, 4, 2])

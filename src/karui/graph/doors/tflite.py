@@ -20,8 +20,9 @@ from karui.graph.doors import (
 from karui.graph.doors.drawing import SIZES, Drawing, Live, Value
 from karui.graph.doors.tflite_constants import form_of
 from karui.graph.doors.tflite_file import File, FileTensor, Operator, read_file
+from karui.graph.doors.tflite_names import layer_of
 from karui.graph.doors.tflite_rule import Rule
-from karui.graph.doors.tflite_scene import CHANNELS_FIRST, Held, Scene, layer_of, plain_order
+from karui.graph.doors.tflite_scene import CHANNELS_FIRST, Held, Scene, plain_order
 from karui.graph.network import Network
 
 _TABLES = (tflite_layers, tflite_windows, tflite_pointwise, tflite_reductions, tflite_shapes, tflite_cuts, tflite_numbers, tflite_recurrent)
@@ -171,7 +172,7 @@ def _name(file: File, index: int, taken: set[str]) -> str:
     raw = file.names.get(index) or file.tensors[index].name.removeprefix("serving_default_")
     head, _, tail = raw.rpartition(":")
     name = head if head and tail.isdigit() else raw
-    name = name or f"tensor_{index}"
+    name = name[:200] or f"tensor_{index}"
     while name in taken:
         name += "_"
     taken.add(name)

@@ -22,7 +22,7 @@ from karui.errors import FileError, ToolError, first_line
 LARGEST_FILE = 1 << 31
 LARGEST_TENSOR = 1 << 31  # elements of one tensor
 _RANK = 8
-_NAME = 400  # bytes of a name; converters join the names of what they fuse
+_NAME = 4096  # bytes of a name; converters join the names of what they fuse
 _READS = 16  # how often, on average, one byte of a file may be read: lists may be shared, but not to no end
 _DAMAGE = (struct.error, IndexError, ValueError, TypeError, KeyError, AttributeError, OverflowError, MemoryError, AssertionError)
 _BYTES = {
@@ -131,7 +131,7 @@ class _Reader:
 
     def wrong(self, what: str) -> FileError:
         """The error for a file that contradicts itself."""
-        return FileError(f"'{self.name}' is damaged: {what}; copy or convert it again")
+        return FileError(f"'{self.name}' is damaged: {what[:400]}; copy or convert it again")
 
     # ── lists ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

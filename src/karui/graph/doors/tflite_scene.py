@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 
 from karui.errors import FileError, UnsupportedOp
-from karui.graph.doors.drawing import SIZES, Drawing, Known, Live, Value, path_of
+from karui.graph.doors.drawing import SIZES, Drawing, Known, Live, Value
 from karui.graph.doors.tflite_constants import form_of, numbers_of, real_of, same_quant
 from karui.graph.doors.tflite_file import File, FileTensor, Operator
 
@@ -142,9 +142,8 @@ class Scene:
             return self.env[index]
         tensor = self.file.tensors[index]
         if tensor.data is None:
-            raise FileError(
-                f"'{self.drawing.source}': '{self.drawing.layer}' reads '{tensor.name}' before anything makes it; convert the file again"
-            )
+            where = f"'{self.drawing.source}': '{self.drawing.layer}'"
+            raise FileError(f"{where} reads '{tensor.name[:200]}' before anything makes it; convert the file again")
         if index not in self._constants:
             known = self.constant(tensor)
             self._constants[index] = Held(value=known, order=plain_order(known.two.dim()))
@@ -155,8 +154,8 @@ class Scene:
         try:
             numbers, form = numbers_of(tensor), form_of(tensor)
         except (FileError, UnsupportedOp) as error:
-            raise type(error)(f"'{self.drawing.source}': {error}") from None
-        return self.drawing.known(numbers if form is None else real_of(tensor, numbers), tensor.name, form)
+            raise type(error)(f"'{self.drawing.source}': {str(error)[:400]}") from None
+        return self.drawing.known(numbers if form is None else real_of(tensor, numbers), tensor.name.split(";")[0][:200], form)
 
     def known(self, op: Operator, i: int) -> Known | None:
         """Input ``i`` if it is a constant."""
@@ -325,26 +324,3 @@ MOVES = frozenset(
     "BROADCAST_TO GATHER GATHER_ND MAX_POOL_2D RESIZE_NEAREST_NEIGHBOR DEPTH_TO_SPACE SPACE_TO_DEPTH SPACE_TO_BATCH_ND "
     "BATCH_TO_SPACE_ND REVERSE_V2 REDUCE_MAX REDUCE_MIN MAXIMUM MINIMUM SELECT SELECT_V2 EMBEDDING_LOOKUP".split()
 )
-
-_ANY = ("conv", "depthwise", "matmul", "dense", "linear", "gemm", "fc", "einsum", "biasadd")
-_WORDS: Mapping[str, tuple[str, ...]] = {  # how converters end the names of a layer's own op
-    "CONV_2D": ("conv",),
-    "DEPTHWISE_CONV_2D": ("depthwise",),
-    "TRANSPOSE_CONV": ("conv",),
-    "FULLY_CONNECTED": ("matmul", "dense", "linear", "gemm", "fc", "einsum", "biasadd"),
-    "BATCH_MATMUL": ("matmul", "einsum"),
-}
-
-
-def layer_of(file: File, op: Operator) -> str:
-    """A path for an operator: what the names of its weights and results call it, without the word of the op itself.
-
-    Converters join the names of what they fuse by ``;``, a layer's own last.
-    """
-    used = [i for i in (*op.inputs[1:3], *op.outputs) if i >= 0 and (i in op.outputs or file.tensors[i].data is not None)]
-    paths = [path_of(part).split(".") for i in used for part in reversed(file.tensors[i].name.split(";"))]
-    for words in (_WORDS[op.kind], _ANY) if op.kind in _WORDS else ():
-        for *owner, last in paths:
-            if owner and last.lower().startswith(words):
-                return ".".join(owner)
-    return path_of(file.tensors[op.outputs[0]].name) if op.outputs else op.kind
