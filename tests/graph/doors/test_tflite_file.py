@@ -175,6 +175,24 @@ def test_a_few_bytes_that_ask_for_much_memory_are_refused(tmp_path: Path) -> Non
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000  # KiB
 
 
+@pytest.mark.parametrize(
+    "kind, operands, options, fields",
+    [
+        ("MIRROR_PAD", [ints([[0, 0], [1, 1], [0, 0], [0, 0]])], "MirrorPadOptions", {"mode": 1}),
+        ("RESIZE_BILINEAR", [ints(30000, 1)], "ResizeBilinearOptions", {}),
+        ("AVERAGE_POOL_2D", [], "Pool2DOptions", {"filterHeight": 2, "filterWidth": 1, "strideH": 1, "strideW": 1}),
+    ],
+)
+def test_an_absurd_input_takes_no_memory(
+    tmp_path: Path, kind: str, operands: list[np.ndarray], options: str, fields: dict[str, int]
+) -> None:
+    b = Build()
+    y = b.op(kind, [b.input([1, 1 << 29, 1, 1]), *(b.constant(o) for o in operands)], options, rank=4, **fields)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    wrong(b, tmp_path / "a.tflite", y)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000  # KiB
+
+
 # ── damaged files ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

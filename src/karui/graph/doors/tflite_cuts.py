@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from karui.graph.doors.drawing import SIZES, Known, Live
+from karui.graph.doors.drawing import LARGEST_CONSTANT, SIZES, Known, Live
 from karui.graph.doors.tflite_axes import axes_of, hidden, inserted, without
 from karui.graph.doors.tflite_file import Operator
 from karui.graph.doors.tflite_layers import embedded
@@ -211,7 +211,8 @@ def _mirror(s: Scene, op: Operator) -> Held:
     """Rows from inside: without the edge row (reflect) as torch pads images, else, or on other axes, chosen one by one."""
     x = s.held(op, 0)
     pads, symmetric = _paddings(s, op, x), int(op.option("Mode", 0)) == 1
-    if any(max(p) > n - (0 if symmetric else 1) for p, n in zip(pads, x.shape, strict=True)):
+    fits = all(max(p) <= n - (0 if symmetric else 1) for p, n in zip(pads, x.shape, strict=True))
+    if not fits or any(n > LARGEST_CONSTANT for n, p in zip(x.shape, pads, strict=True) if any(p)):
         s.refuse(f"mirrored paddings {pads} of {list(x.shape)}", "check the file")
     laid = x.laid(pads, (0, 0))
     if not symmetric and len(laid) == 4 and not any(laid[0]) and not any(laid[1]):
@@ -242,6 +243,8 @@ def _bilinear(s: Scene, op: Operator) -> Held:
         return x
     if corners or centres:
         return s.keep(x, aten.upsample_bilinear2d.vec, size, corners, None)
+    if any(old * new > LARGEST_CONSTANT for old, new in zip(x.shape[1:3], size, strict=True)):
+        s.refuse(f"an image of {list(x.shape[1:3])}", "check the file's shapes")
     rows, columns = (s.drawing.known(_shares(old, new), "shares") for old, new in zip(x.shape[1:3], size, strict=True))
     wide = s.keep(x, aten.matmul.default, s.drawing.call(aten.t.default, columns))
     return replace(x, value=s.drawing.call(aten.matmul.default, rows, wide.value))

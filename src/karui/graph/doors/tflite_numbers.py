@@ -6,14 +6,13 @@ from math import prod
 
 import torch
 
-from karui.graph.doors.drawing import Known, Live
+from karui.graph.doors.drawing import LARGEST_CONSTANT, Known, Live
 from karui.graph.doors.tflite_file import Operator
 from karui.graph.doors.tflite_rule import Rule
 from karui.graph.doors.tflite_scene import Held, Scene, plain_order
 
 aten = torch.ops.aten
 
-_MOST = 1 << 26  # elements of a constant that an operator makes
 _DTYPES: Mapping[str, torch.dtype] = {
     "FLOAT32": torch.float32,
     "FLOAT16": torch.float32,
@@ -58,7 +57,7 @@ def _filled(s: Scene, op: Operator) -> Held:
     if sizes is None or value is None or value.two.numel() != 1 or sizes.two.dim() != 1:
         s.refuse("a computed fill", "make its shape and value constants of the file")
     shapes = [[int(n) for n in each.tolist()] for each in (sizes.two, sizes.three)]
-    if any(n < 0 for shape in shapes for n in shape) or max(prod(shape) for shape in shapes) > _MOST or len(shapes[0]) > 8:
+    if any(n < 0 for shape in shapes for n in shape) or max(prod(shape) for shape in shapes) > LARGEST_CONSTANT or len(shapes[0]) > 8:
         s.refuse(f"a fill of shape {shapes[0][:8]}", "check the file")
     two, three = (torch.full(shape, value.two.item(), dtype=value.two.dtype) for shape in shapes)
     return Held(value=Known(two=two, three=two if shapes[0] == shapes[1] else three), order=plain_order(two.dim()))
@@ -72,7 +71,7 @@ def _zeros(s: Scene, op: Operator) -> Held:
 def _range(s: Scene, op: Operator) -> Held:
     known = [s.known(op, i) for i in range(3)]
     numbers = [k.two.item() for k in known if k is not None and k.fixed and k.two.numel() == 1]
-    if len(numbers) != 3 or numbers[2] == 0 or not abs((numbers[1] - numbers[0]) / numbers[2]) < _MOST:
+    if len(numbers) != 3 or numbers[2] == 0 or not abs((numbers[1] - numbers[0]) / numbers[2]) < LARGEST_CONSTANT:
         s.refuse("a computed range, or one without end", "make its bounds constants of the file")
     start, stop, step = numbers
     return Held(value=s.drawing.known(torch.arange(start, max(stop, start) if step > 0 else min(stop, start), step)), order=(0,))
@@ -90,7 +89,7 @@ def _one_hot(s: Scene, op: Operator) -> Held:
     """Equal to 0, 1, 2 …, along a new last axis."""
     x, depth = s.plain(s.held(op, 0)), s.numbers(op, 1, "depth")[0]
     on, off = (None if (k := s.known(op, i)) is None else s.drawing.number(k) for i in (2, 3))
-    if on != 1 or off != 0 or op.option("Axis", -1) not in (-1, x.rank) or not 0 < depth < _MOST:
+    if on != 1 or off != 0 or op.option("Axis", -1) not in (-1, x.rank) or not 0 < depth < LARGEST_CONSTANT:
         s.refuse("ONE_HOT of other values than 1 and 0, or along another axis than a new last one", "use 1, 0 and axis −1")
     places = s.drawing.known(torch.arange(depth, dtype=x.value.two.dtype))
     equal = s.drawing.call(aten.eq.Tensor, s.drawing.call(aten.unsqueeze.default, x.value, -1), places)

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
 
-from karui.graph.doors.drawing import Value
+from karui.graph.doors.drawing import LARGEST_CONSTANT, Value
 from karui.graph.doors.tflite_file import Operator
 from karui.graph.doors.tflite_rule import Rule
 from karui.graph.doors.tflite_scene import CHANNELS_FIRST, Held, Scene
@@ -81,6 +82,8 @@ def _ceils(size: int, kernel: int, stride: int, before: int, after: int) -> bool
 
 def _counted(s: Scene, x: Held, pads: Pads, kernel: list[int], stride: list[int]) -> Held:
     """The average of what lies inside: that over the padded image, times the window's size over the count inside."""
+    if prod(x.shape[1:3]) > LARGEST_CONSTANT:
+        s.refuse(f"an image of {list(x.shape[1:3])}", "check the file's shapes")
     out = s.drawing.call(aten.avg_pool2d.default, padded(s, x.value, pads), kernel, stride)
     (top, bottom), (left, right) = pads
     ones = aten.constant_pad_nd.default(torch.ones(1, 1, *x.shape[1:3]), [left, right, top, bottom])
