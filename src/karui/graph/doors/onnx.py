@@ -111,12 +111,23 @@ class _Reader:
         if not given:
             raise CaptureError(f"'{self.file.source}' has no inputs; expected at least one")
         shapes = _examples(self.file.source, example, len(given))
+        self._check_batches(given)
         self.fixed = True
         for each, shape in zip(given, shapes, strict=True):
             spec, one = self._spec(each, shape)
             self.fixed &= one
             self.drawing.layer = each.name
             scope[each.name] = onnx_quantized.entry(self.drawing, spec, _coding(graph, each.name, scope))
+
+    def _check_batches(self, given: Sequence[Any]) -> None:
+        """The first axes of all inputs are one batch, so they can't have several sizes above 1, or such a one and a free one."""
+        first = {each.name: each.type.tensor_type.shape.dim[0] for each in given if each.type.tensor_type.shape.dim}
+        sizes = {name: dim.dim_value if dim.WhichOneof("value") == "dim_value" else 0 for name, dim in first.items()}
+        odd = next((name for name, size in sizes.items() if size > 1 and set(sizes.values()) != {size}), None)
+        if odd is not None:
+            raise CaptureError(
+                f"'{self.file.source}': the first axis of input '{odd[:80]}' is no batch, which all inputs need there"
+            )
 
     def _spec(self, port: Any, shape: Sequence[int] | None) -> tuple[InputSpec, bool]:
         """An input without its batch, and whether the file has it for one sample."""

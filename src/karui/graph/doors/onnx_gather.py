@@ -257,7 +257,25 @@ def _mirrored(d: Drawing, n: Node, x: Value, before: Sequence[int], after: Seque
     }
     if (mode, rank) in ops and not any((*before[:2], *after[:2])) and min(*before, *after) >= 0:
         return d.call(ops[mode, rank], x, [size for pair in zip(before[:1:-1], after[:1:-1], strict=True) for size in pair])
-    return n.refuse(f"mode {mode[:20]} around {rank} axes", "pad images or sequences by constant, reflect or edge")
+    for axis in range(rank):
+        if before[axis] or after[axis]:
+            x = d.call(aten.index_select.default, x, axis, d.known(_places(n, x.two.shape[axis], before[axis], after[axis], mode), ""))
+    return x
+
+
+def _places(n: Node, size: int, before: int, after: int, mode: str) -> Tensor:
+    """Where each place of a padded axis comes from."""
+    if before + after + size > LARGEST_CONSTANT or min(before, after) < 0 or size < 1 or (mode == "reflect" and size < 2):
+        n.refuse(f"pads of {before} and {after} around {size} places", "check the file")
+    places = torch.arange(-before, size + after)
+    if mode == "edge":
+        return places.clamp(0, size - 1)
+    if mode == "wrap":
+        return places % size
+    if mode != "reflect":
+        n.refuse(f"mode {mode[:20]}", "pad by constant, reflect, edge or wrap")
+    turn = 2 * (size - 1)
+    return size - 1 - (places % turn - (size - 1)).abs()
 
 
 RULES: Mapping[str, Rule] = {

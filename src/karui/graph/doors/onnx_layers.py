@@ -118,7 +118,7 @@ def _transposed_pads(
     wanted = shape[-count:] if shape is not None else [size * s for size, s in zip(sizes, stride, strict=True)]
     total = [full + extra - out for full, extra, out in zip(whole, more, wanted, strict=True)]
     less, rest = [each // 2 for each in total], [each - each // 2 for each in total]
-    return (less, rest) if how != "SAME_LOWER" else (rest, less)
+    return (less, rest) if how == "SAME_UPPER" else (rest, less)
 
 
 # ── linear layers ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
