@@ -263,6 +263,15 @@ def test_codes_of_four_bits(tmp_path: Path) -> None:
     assert "-8, 7" in network.module.code
 
 
+def test_a_channel_of_scale_zero_is_zero(tmp_path: Path) -> None:
+    b = Build()
+    w = codes(2, 7)
+    y = b.op("FULLY_CONNECTED", [b.input([1, 7]), b.constant(w, (np.array([0.004, 0.0]), 0, 0)), -1], "FullyConnectedOptions", version=3)
+    x = torch.rand(3, 7)
+    found = read(b.save(tmp_path / "a.tflite", y))(x)[0]
+    torch.testing.assert_close(found, x @ (torch.from_numpy(w).float() * torch.tensor([[0.004], [0.0]])).T)
+
+
 def test_codes_without_a_scale_are_refused(tmp_path: Path) -> None:
     b = Build()
     y = b.op("QUANTIZE", [b.input([1, 8])], "QuantizeOptions", **INT8)

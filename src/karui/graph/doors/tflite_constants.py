@@ -28,6 +28,7 @@ def form_of(tensor: FileTensor) -> Form | None:
     shift = 128 if tensor.dtype == "UINT8" else 0
     single = len(tensor.quant.scale) == 1
     scale, zero = torch.from_numpy(tensor.quant.scale.copy()), torch.from_numpy(tensor.quant.zero_point - shift)
+    scale[scale == 0] = 1  # a channel that is all zero, whatever its codes
     return Form(
         scale=scale.reshape(()) if single else scale,
         zero_point=zero.reshape(()) if single else zero,
