@@ -53,14 +53,16 @@ def skipped(case: str, reason: str) -> Row:
 
 
 Measure = Callable[[bool], Iterable[Row]]
+Page = Callable[[dict[str, str], str, Sequence[Row]], str]
 
 
-def main(name: str, measure: Measure | Mapping[str, Measure], *, timings: bool | Collection[str]) -> None:
+def main(name: str, measure: Measure | Mapping[str, Measure], *, timings: bool | Collection[str], page: Page | None = None) -> None:
     """Run a benchmark from the command line.
 
     measure: gives the rows; or the numbers of the lines it answers, each with what gives its rows: then ``--only`` measures some and leaves
     the others in the file as they are. timings: whether it refuses a busy machine, or which lines do. All of a file's timings are one
-    machine's, which the file names; counts and accuracies may be measured again on another.
+    machine's, which the file names; counts and accuracies may be measured again on another. page: what makes the Markdown beside the JSON,
+    of the machine, the command and the rows; ``table`` where it is left out.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--quick", action="store_true", help="measure the committed networks again, in under a minute")
@@ -84,15 +86,15 @@ def main(name: str, measure: Measure | Mapping[str, Measure], *, timings: bool |
         print(line(row), flush=True)
         rows.append(row)
         if arguments.json:  # after each row: what a stopped run has measured stays
-            _write(arguments.json, where, command, sorted([*kept, *rows], key=lambda row: row.case.partition(" ")[0]))
+            _write(arguments.json, where, command, sorted([*kept, *rows], key=lambda row: row.case.partition(" ")[0]), page or table)
     sys.exit(1 if any(row.ok is False for row in rows) else 0)
 
 
-def _write(file: Path, where: dict[str, str], command: str, rows: Sequence[Row]) -> None:
+def _write(file: Path, where: dict[str, str], command: str, rows: Sequence[Row], page: Page) -> None:
     found = {"machine": where, "versions": versions(), "command": command, "rows": [asdict(row) for row in rows]}
     atomic_write(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     if file.parent.resolve() == RESULTS:
-        atomic_write(file.with_suffix(".md"), table(where, command, rows))
+        atomic_write(file.with_suffix(".md"), page(where, command, rows))
 
 
 def _others(file: Path, only: Collection[str], *, timed: bool, timings: Collection[str]) -> tuple[dict[str, str], list[Row]]:
