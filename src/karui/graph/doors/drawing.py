@@ -20,6 +20,7 @@ from karui.errors import CaptureError, UnsupportedOp, first_line
 from karui.graph import forms
 from karui.graph.doors.naming import good_name, register
 from karui.graph.doors.naming import path_of as path_of  # a part of what doors draw with
+from karui.graph.doors.shapes import made_by
 from karui.graph.network import InputSpec, Network
 
 aten = torch.ops.aten
@@ -158,7 +159,7 @@ class Drawing:
         """Refuse a constant of a size that only a damaged file asks for, where its shape can be told before it is computed."""
         here = pytree.tree_map(lambda v: v.three.to("meta") if _is_value(v) else v, (args, kwargs), is_leaf=_is_value)
         try:
-            made = pytree.tree_leaves(op(*here[0], **here[1]))
+            made = pytree.tree_leaves(made_by(op, *here[0], **here[1]))
         except Exception:  # what is wrong is told when it is computed
             return
         count = sum(each.numel() for each in made if isinstance(each, Tensor))
@@ -169,7 +170,7 @@ class Drawing:
         here = pytree.tree_map(lambda v: of(v) if _is_value(v) else v, (args, kwargs), is_leaf=_is_value)
         try:
             with torch.no_grad():
-                return op(*here[0], **here[1])
+                return made_by(op, *here[0], **here[1])
         except Exception as error:  # torch raises many kinds for shapes that don't fit
             self.refuse(f"operands that don't fit ({str(op).removeprefix('aten.')}: {first_line(error)[:160]})", "check the file")
 
