@@ -252,3 +252,16 @@ HIDDEN: dict[str, Callable[[Build], int]] = {
 def test_a_batch_that_the_file_leaves_out(tmp_path: Path, name: str) -> None:
     b = Build()
     lower(agrees(b, tmp_path / "a.tflite", HIDDEN[name](b), images=name == "wide"))
+
+
+def test_sequences_that_a_file_makes_images_of_stay_channels_first(tmp_path: Path) -> None:
+    b = Build()
+    x = b.op("RESHAPE", [b.input([1, 3, 8]), b.constant(ints(1, 3, 1, 8))], "ReshapeOptions", rank=4)
+    x = b.op("TRANSPOSE", [x, b.constant(ints(0, 2, 3, 1))], "TransposeOptions", rank=4)
+    x = b.op("CONV_2D", [x, constant(b, 5, 1, 3, 3), constant(b, 5)], "Conv2DOptions", strideH=1, strideW=1, rank=4)
+    x = b.op("TRANSPOSE", [x, b.constant(ints(0, 3, 1, 2))], "TransposeOptions", rank=4)
+    x = b.op("RESHAPE", [x, b.constant(ints(1, 5, 8))], "ReshapeOptions", rank=3)
+    network = agrees(b, tmp_path / "a.tflite", b.op("MUL", [x, constant(b, 1, 5, 1)], "MulOptions", rank=3))
+    called = [n.name for n in network.module.graph.nodes if n.op == "call_function"]
+    assert called == ["unsqueeze_default", "conv2d_default", "squeeze_dims", "mul_tensor"]
+    assert "affine" in [op.kind for op in lower(network).ops]

@@ -251,11 +251,22 @@ class Scene:
         else:
             seen = bool(shape) and shape[0] == 1
             inner = shape[1:] if seen else shape
-            value = self.drawing.reshape(held.value, *([n, *inner] for n in SIZES))
+            value = self.ones(held.value, inner) or self.drawing.reshape(held.value, *([n, *inner] for n in SIZES))
             made = Held(value=value, order=plain_order(len(shape), not seen))
         if isinstance(made.value, Live) and made.value is not held.value:
             self.sources[made.value.node] = source
         return made
+
+    def ones(self, value: Value, inner: Sequence[int]) -> Value | None:
+        """A reshape that only drops or adds an axis of size one, between others, in the word that the graph has for it."""
+        old, new = list(value.two.shape), [SIZES[0], *inner]
+        short, long = (old, new) if len(old) < len(new) else (new, old)
+        if len(long) - len(short) != 1 or len(short) < 3 or not isinstance(value, Live):
+            return None
+        at = next((i for i, size in enumerate(long) if i >= len(short) or size != short[i]), 0)
+        if long[at] != 1 or [*long[:at], *long[at + 1 :]] != short:
+            return None
+        return self.drawing.call(aten.unsqueeze.default, value, at) if short is old else self.drawing.call(aten.squeeze.dims, value, [at])
 
     def of_sample(self, held: Held, target: Sequence[int]) -> list[int] | None:
         """A shape that a file of one sample wrote, with the size that it leaves open; None where it isn't one sample's."""
