@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from karui.report import record
 from karui.run import host
 from karui.search.ladder import ladder
 from karui.search.scores import feeds
+from karui.testing.subjects import small_network
 from tests import flow
 
 QUICK = karui.Training(steps=40, optimizer="adamw", lr=1e-3)
@@ -220,3 +222,19 @@ def test_the_ladder_gets_harder_within_a_family() -> None:
     rungs = ladder(flow.data())
     assert [r.name for r in rungs if r.family == "sparse"] == ["sparse-80-int8", "sparse-90-int8", "sparse-95-int8"]
     assert all(r.why for r in rungs), "the report tells each"
+
+
+def test_a_network_is_exported_as_it_is(tmp_path: Path) -> None:
+    network = small_network()
+    network.save(tmp_path / "net.pt2")
+    written = api.export(tmp_path / "net.pt2", ("onnx",))
+    assert written["onnx"].main == tmp_path / "net" / "export" / "onnx" / "model.onnx"
+    again = api.export(written["onnx"].main, ("onnx",), tmp_path / "again")["onnx"].main
+    x = np.random.default_rng(0).standard_normal((3, 1, 8, 8), np.float32)
+    once, twice = (onnxruntime.InferenceSession(path).run(None, {"x": x})[0] for path in (written["onnx"].main, again))
+    assert np.abs(once - twice).max() <= 1e-5 * np.abs(once).max()
+
+
+def test_neither_run_nor_network(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a karui run"):
+        api.export(tmp_path / "nothing", ("onnx",))

@@ -21,7 +21,9 @@ from karui.export.artifact import Artifact
 from karui.finetune.loop import Training
 from karui.finetune.phases import Phase, describe, phases_of
 from karui.finetune.progress import SILENT, Progress
+from karui.graph.doors.capture import FILES
 from karui.graph.network import Network
+from karui.lower.lower import lower
 from karui.names import is_file_name
 from karui.program import codec
 from karui.program.program import Program
@@ -190,9 +192,13 @@ def sensitivity(
 def export(
     run: str | Path, to: Sequence[str] = ("c", "onnx", "device"), out: str | Path | None = None, *, machine: str | None = None
 ) -> dict[str, Artifact]:
-    """Write a run's program (or a ``.karui`` file) for these targets, and C for a machine; returns target → artifact."""
-    beside = Path(run).with_suffix("") if Path(run).suffix == ".karui" else Path(run)
-    return targets.write_all(codec.load(_program_of(run)), to, Path(out) if out else beside / "export", machine=machine)
+    """Write a run's program, a ``.karui`` file or a network as it is for these targets, and C for a machine; returns target → artifact.
+
+    run: a run's folder, a ``.karui`` file, or what ``resolve.network_of`` takes by name: ``zoo:NAME``, a ``.pt2``, ``.onnx`` or ``.tflite``
+    file. out: ``RUN/export``, or a folder called as the file or the network, where it is left out.
+    """
+    program, beside = _program_of(run)
+    return targets.write_all(program, to, Path(out) if out else beside / "export", machine=machine)
 
 
 def bench(run: str | Path) -> list[Bench]:
@@ -263,10 +269,15 @@ def _check_finite(*networks: Network) -> None:
                 raise DataError(f"network '{network.name}': '{name}' holds NaN or infinity; take weights from before its training ran away")
 
 
-def _program_of(run: str | Path) -> Path:
-    """The ``.karui`` file of a run, or the file itself."""
+def _program_of(run: str | Path) -> tuple[Program, Path]:
+    """A run's program, a file's, or what a network lowers to; and the folder that is called as it."""
     path = Path(run)
-    return path if path.suffix == ".karui" else Run.open(path).directory / "program.karui"
+    if path.suffix == ".karui":
+        return codec.load(path), path.with_suffix("")
+    if not path.is_dir() and (":" in str(run) or str(run).lower().endswith(FILES)):
+        network = resolve.network_of(str(run))
+        return lower(network), path.with_suffix("") if path.exists() else Path(_checked_name(network.name))
+    return codec.load(Run.open(path).directory / "program.karui"), path
 
 
 def _rungs(plan: Plan, data: Data, effort: float) -> tuple[Rung, ...]:

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +62,7 @@ def examine(network: Network, names: Sequence[str] | None = None) -> Iterator[Fi
     yield _tried("lowers", lambda: _lowers(network, programs))
     yield _tried("int8", lambda: _int8(network, programs))
     for name in known if names is None else names:
-        yield _tried(name, lambda name=name: _target(name, programs))
+        yield _tried(name, partial(_target, name, programs))
 
 
 def _tried(subject: str, attempt: Callable[[], tuple[Verdict, str]]) -> Finding:
@@ -85,7 +86,7 @@ def _trains(network: Network) -> tuple[Verdict, str]:
         return "no", "it has no parameters that may be trained"
     optimizer = torch.optim.SGD(weights.values(), lr=1e-4)
     loss = sum(((y.float() ** 2).mean() for y in subject(*subject.example(SAMPLES)) if y.is_floating_point()), torch.zeros(()))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     without = [name for name, p in weights.items() if p.grad is None]
     strange = [name for name, p in weights.items() if p.grad is not None and not bool(p.grad.isfinite().all())]
     optimizer.step()

@@ -178,7 +178,7 @@ def sensitivity(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or a .karui file")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help=f"a run's folder, a .karui file, or a network as it is: {NETWORK}")],
     to: Annotated[str, typer.Option(help="targets, with commas: karui list targets")] = "c,onnx,device",
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="where to write (RUN/export)")] = None,
     machine: Annotated[
@@ -186,7 +186,7 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the compressed network for a target."""
+    """Write the compressed network for a target. Or any network, as it is."""
     from karui import api
 
     artefacts = api.export(run, _split(to), out, machine=machine)
