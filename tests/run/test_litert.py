@@ -10,6 +10,7 @@ import pytest
 
 from karui.errors import DataError, FileError, ToolError
 from karui.export import litert as target
+from karui.program.arithmetic import quantization, quantize
 from karui.program.interpreter import run
 from karui.run.litert import load
 from tests.export.test_c_ops import one
@@ -43,7 +44,10 @@ def test_other_files_run_as_they_are(tmp_path: Path) -> None:
     data = rewritten(target.encode(lenet(integer=True)), lambda model: setattr(model, "metadata", []))
     (tmp_path / "plain.tflite").write_bytes(data)
     x = sample(lenet(integer=True), 3)[0]
-    found = load(tmp_path / "plain.tflite", threads=2).run([x])[0]
+    session = load(tmp_path / "plain.tflite", threads=2)
+    assert session.inputs[0].dtype == "int8", "nothing says that they stand for reals"
+    first = next(op.outputs[0] for op in lenet(integer=True).ops if op.kind == "quantize")
+    found = session.run([quantize(x, *quantization(lenet(integer=True).tensor(first)))])[0]
     assert np.array_equal(found, run(lenet(integer=True), [x], arithmetic="xnnpack")[0])
 
 

@@ -1,12 +1,15 @@
 """Target ``litert``: a Program as one ``.tflite`` file, for LiteRT (TensorFlow Lite) and everything else that reads that format.
 
-Inputs and outputs are what the Program has, for one sample: channels last, float32, uint8 pixels, or int8 codes with their scale. Integer
-layers are LiteRT's own: int8 weights per output channel, int32 biases. What comes out are the integers of the arithmetic ``litert_ref``
-with LiteRT's reference kernels and of ``xnnpack`` with its default ones (docs/adr/0001). Sparse weights are written dense: LiteRT has no
-kernels that were faster with them. Early exits choose between values that are both computed: right, and no faster than without exits.
+Inputs and outputs are what the Program has, for one sample: channels last, float32, uint8 pixels, or int8 codes with their scale. A float
+input that is quantized before anything else enters as codes ("full integer"): who runs the file divides by the scale that stands in it.
+Integer layers are LiteRT's own: int8 weights per output channel, int32 biases. What comes out are the integers of the arithmetic
+``litert_ref`` with LiteRT's reference kernels and of ``xnnpack`` with its default ones (docs/adr/0001). Sparse weights are written dense:
+LiteRT has no kernels that were faster with them. Early exits choose between values that are both computed: right, and no faster than
+without exits.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from karui.export.litert_file import encode as file_of
 from karui.export.litert_graph import Graph
 from karui.export.litert_ops import RULES
 from karui.program.arithmetic import quantization
-from karui.program.program import Program, Tensor
+from karui.program.program import Affine, Op, Program, Tensor
 from karui.workspace import atomic_write
 
 METADATA = "karui"  # the key under which the file says what its inputs and outputs are to the Program
@@ -39,19 +42,35 @@ def encode(program: Program) -> bytes:
 
 
 def _model(program: Program) -> tuple[bytes, dict[str, Any]]:
-    graph = Graph(program)
-    inputs = _open(graph)
+    graph, entering = Graph(program), _entering(program)
+    inputs = _open(graph, entering)
     for op in program.ops:
+        if op.outputs[0] in entering.values():
+            continue
         if op.kind not in RULES:
             raise graph.refuse(op, f"kind '{op.kind}'", "choose another target or another op")
         RULES[op.kind](graph, op)
     outputs = _close(graph, set(inputs.values()))
-    facts = _facts(program, list(inputs), list(outputs))
+    facts = _facts(program, list(inputs), list(outputs), entering)
     data = json.dumps(facts, separators=(",", ":")).encode()
     return file_of(graph, inputs, outputs, data, METADATA), facts
 
 
 # ── the ends ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _entering(program: Program) -> dict[str, str]:
+    """Float inputs that only a ``quantize`` to eight bits reads → the codes that it makes of them."""
+
+    def eight(name: str) -> bool:
+        quant = program.tensor(name).quant
+        return isinstance(quant, Affine) and quant.bits == 8
+
+    given = {i.tensor for i in program.inputs if i.tensor not in {o.tensor for o in program.outputs}}
+    readers: dict[str, list[Op]] = {name: [op for op in program.ops if name in op.inputs] for name in given}
+    return {
+        name: ops[0].outputs[0] for name, ops in readers.items() if len(ops) == 1 and ops[0].kind == "quantize" and eight(ops[0].outputs[0])
+    }
 
 
 def _states(program: Program) -> list[tuple[str, str]]:
@@ -77,10 +96,11 @@ def _free(taken: dict[str, int], hint: str) -> str:
     return free
 
 
-def _open(graph: Graph) -> dict[str, int]:
+def _open(graph: Graph, entering: Mapping[str, str]) -> dict[str, int]:
     """Declare the inputs: name → value."""
     made: dict[str, int] = {}
-    for name, tensor in _inputs(graph.program):
+    for name, real in _inputs(graph.program):
+        tensor = entering.get(real, real)
         value = graph.add(graph.like(graph.tensor(tensor)))
         graph.set(tensor, value)
         made[_free(made, name)] = value
@@ -99,13 +119,14 @@ def _close(graph: Graph, taken: set[int]) -> dict[str, int]:
     return made
 
 
-def _facts(program: Program, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
+def _facts(program: Program, inputs: list[str], outputs: list[str], entering: Mapping[str, str]) -> dict[str, Any]:
     """What a reader must know to feed the file with a Program's arrays."""
 
     def port(name: str, tensor: Tensor) -> dict[str, Any]:
         facts: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype, "layout": tensor.layout}
-        if tensor.dtype == "int8":
-            scale, zero_point = quantization(tensor)
+        codes = program.tensor(entering.get(tensor.name, tensor.name))
+        if codes.dtype == "int8":
+            scale, zero_point = quantization(codes)
             facts |= {"scale": float(scale), "zero_point": zero_point}
         return facts
 

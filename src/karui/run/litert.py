@@ -11,6 +11,7 @@ import numpy as np
 from karui.errors import DataError, FileError, ToolError
 from karui.export.artifact import Artifact
 from karui.export.litert import METADATA
+from karui.program.arithmetic import quantize
 from karui.program.program import Array
 
 TARGET, MEASURES = "litert", ("bytes", "latency_ms")
@@ -18,20 +19,24 @@ TARGET, MEASURES = "litert", ("bytes", "latency_ms")
 
 @dataclass(frozen=True, kw_only=True)
 class Port:
-    """An input or output: of the file (``index``), and what it is to the Program; ``shape`` is that of one sample."""
+    """An input or output: of the file (``index``), and what it is to the Program; ``shape`` is that of one sample.
+
+    scale: where the Program has reals and the file takes their codes; None: both have the same.
+    """
 
     name: str
     index: int
     shape: tuple[int, ...]
     dtype: str
     zero_point: int = 0
+    scale: float | None = None
 
     def enter(self, array: Array) -> Array:
         """The samples, checked."""
         if array.dtype != self.dtype or array.shape[1:] != self.shape:
             expected = f"{self.dtype} [N, {', '.join(map(str, self.shape))}]"
             raise DataError(f"input '{self.name}' is {array.dtype} {list(array.shape)}; expected {expected}")
-        return np.ascontiguousarray(array)
+        return np.ascontiguousarray(array if self.scale is None else quantize(array, self.scale, self.zero_point))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +133,10 @@ def load(artifact: Artifact | str | Path, *, threads: int = 1, reference: bool =
     try:
         data = path.read_bytes()
         facts = _facts(data)
-        states, names = int(facts.get("states", 0)), [[str(p["name"]) for p in facts.get(key, [])] for key in ("inputs", "outputs")]
+        states, told = int(facts.get("states", 0)), [facts.get(key, []) for key in ("inputs", "outputs")]
         interpreter = Interpreter(model_content=data, num_threads=threads, experimental_op_resolver_type=kernels)
         interpreter.allocate_tensors()
-        inputs, outputs = _ports(interpreter.get_input_details(), names[0]), _ports(interpreter.get_output_details(), names[1])
+        inputs, outputs = _ports(interpreter.get_input_details(), told[0]), _ports(interpreter.get_output_details(), told[1])
     except Exception as error:  # ValueError, RuntimeError, struct.error … of a file that is none
         raise FileError(f"LiteRT can't load '{path}': {_line(error)}; export it again") from error
     return Session(path=path, inputs=inputs, outputs=outputs, states=states, _interpreter=interpreter)
@@ -150,16 +155,20 @@ def _facts(data: bytes) -> dict[str, Any]:
     return {}
 
 
-def _ports(details: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[Port, ...]:
-    """The tensors at one end of the file; without ``names`` they are called as LiteRT calls them."""
-    return tuple(_port(detail, name) for detail, name in zip(details, names or [d["name"] for d in details], strict=True))
+def _ports(details: Sequence[Mapping[str, Any]], told: Sequence[Mapping[str, Any]]) -> tuple[Port, ...]:
+    """The tensors at one end of the file, as it tells of them; else they are called as LiteRT calls them."""
+    return tuple(_port(detail, facts) for detail, facts in zip(details, told or [{}] * len(details), strict=True))
 
 
-def _port(detail: Mapping[str, Any], name: str) -> Port:
-    shape, zero_point = [int(n) for n in detail["shape"]], int(detail["quantization"][1])
+def _port(detail: Mapping[str, Any], facts: Mapping[str, Any]) -> Port:
+    name, shape, dtype = str(facts.get("name", detail["name"])), [int(n) for n in detail["shape"]], np.dtype(detail["dtype"]).name
     if shape[:1] != [1]:
         raise ValueError(f"'{name}' is {shape}, which is no single sample")
-    return Port(name=name, index=detail["index"], shape=tuple(shape[1:]), dtype=np.dtype(detail["dtype"]).name, zero_point=zero_point)
+    outside = str(facts.get("dtype", dtype))
+    scale = float(facts["scale"]) if dtype == "int8" and outside == "float32" else None
+    return Port(
+        name=name, index=detail["index"], shape=tuple(shape[1:]), dtype=outside, zero_point=int(detail["quantization"][1]), scale=scale
+    )
 
 
 def _line(error: Exception) -> str:
