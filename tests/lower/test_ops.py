@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from karui.errors import UnsupportedOp
 from karui.graph.doors.torch import capture
 from karui.lower import lower
+from karui.program import interpreter
 from tests.lower.networks import noise
 from tests.lower.quantized import quantized
 from tests.lower.test_lower import agree, kinds
@@ -169,3 +171,26 @@ def test_what_has_no_rule_is_refused_in_one_line(function: Callable[..., Tensor]
     with pytest.raises(UnsupportedOp, match=words) as error:
         lower(capture(Net(), noise(3, *LINE)))
     assert "\n" not in str(error.value)
+
+
+class Masked(nn.Module):
+    """Rows of a table, those that don't count taken out: tokens and their mask are integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.head = nn.Embedding(9, 6), nn.Linear(6, 3)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        counts = mask.unsqueeze(-1).to(torch.float32)
+        return self.head((self.words(tokens.long()) * counts).sum(1) / counts.sum(1).clamp(min=1.0))
+
+
+def test_integers_that_are_no_indices_are_floats_to_a_program() -> None:
+    tokens, mask = torch.randint(0, 9, (3, 5), dtype=torch.int32), torch.tensor([[1] * 5, [1] * 3 + [0] * 2, [0] * 5])
+    network = capture(Masked(), (tokens, mask)).eval()
+    program = lower(network)
+    assert [program.tensor(each.tensor).dtype for each in program.inputs] == ["int32", "float32"]
+    found = interpreter.run(program, [tokens.numpy(), mask.numpy().astype(np.float32)])[0]
+    with torch.no_grad():
+        assert np.allclose(found, network(tokens, mask)[0].numpy(), atol=1e-6)

@@ -107,7 +107,7 @@ def _input(builder: Builder, node: torch.fx.Node, spec: InputSpec, pixels: Pixel
     images = len(shape) == 3 or (len(shape) == 2 and _feeds_conv1d(node))
     order = {3: (1, 2, 0), 2: (1, 0)}[len(shape)] if images else tuple(range(len(shape)))
     if pixels is None:
-        value = builder.tensor(name, shape, order, "int32" if "int" in str(spec.dtype) else "float32")
+        value = builder.tensor(name, shape, order, "int32" if "int" in str(spec.dtype) and _indexes(node) else "float32")
         return value, Input(name=name, tensor=value.name)
     value = builder.tensor(name, shape, order, "uint8")
     factor, offset = pixels.affine()
@@ -120,6 +120,19 @@ def _input(builder: Builder, node: torch.fx.Node, spec: InputSpec, pixels: Pixel
     }
     real = builder.emit("affine", [value], f"{name}_real", shape, order, weights=weights, attributes={"clamp": None})
     return real, Input(name=name, tensor=value.name, pixels=pixels)
+
+
+def _indexes(node: torch.fx.Node) -> bool:
+    """True where an input of integers chooses rows of a table. One that is made floats first, as masks are, is floats to a program."""
+    waiting = list(node.users)
+    while waiting:
+        user = waiting.pop()
+        if user.target == torch.ops.aten.embedding.default:
+            return True
+        made = user.meta.get("val")
+        if not (isinstance(made, torch.Tensor) and made.dtype.is_floating_point):
+            waiting += user.users
+    return False
 
 
 def _feeds_conv1d(node: torch.fx.Node) -> bool:
