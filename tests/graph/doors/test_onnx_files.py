@@ -214,6 +214,15 @@ def test_references_and_sizes_are_checked(tmp_path: Path) -> None:
         read(saved(model([N("Relu", ["x"], ["y"])], {"x": ["N", 4]}, opset=5), tmp_path))
 
 
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    data = small().SerializeToString()
+    for name in (b"/bn/BatchNormalization", b"conv.weight"):
+        for letter in (255, 10):
+            (tmp_path / "net.onnx").write_bytes(data.replace(name, name[:-1] + bytes([letter])))
+            with pytest.raises(FileError, match="a name in it is no text"):
+                read(tmp_path / "net.onnx")
+
+
 def test_functions_that_call_themselves_end(tmp_path: Path) -> None:
     proto = model([N("deep", ["x"], ["y"], domain="own")], {"x": ["N", 4]})
     calls = [N("deep", ["i"], ["a"], domain="own"), N("deep", ["a"], ["o"], domain="own")]
@@ -287,9 +296,9 @@ def damaged(data: bytes, dice: random.Random) -> bytes:
     """Some bytes changed, cut out, doubled or cut off."""
     changed = bytearray(data)
     for _ in range(dice.choice((1, 1, 2, 5))):
-        at = dice.randrange(len(changed))
+        at = dice.randrange(len(changed) or 1)
         how = dice.randrange(6)
-        if how < 3:
+        if how < 3 and changed:
             changed[at] = dice.choice((0, 1, 2, 255, 127, 128, changed[at] ^ (1 << dice.randrange(8)), dice.randrange(256)))
         elif how == 3:
             del changed[at : at + dice.randrange(1, 9)]

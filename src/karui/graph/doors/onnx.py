@@ -86,9 +86,10 @@ class _Reader:
         self._walk(graph.node, scope, readers, {})
         outputs: dict[str, Value] = {}
         for each in graph.output:
+            self.file.check_text(each.name)
             value = scope.get(each.name)
             if value is None or not is_name(each.name):
-                raise self.file.damaged(f"nothing makes its output '{each.name[:80]}'")
+                raise self.file.damaged(f"nothing makes its output {each.name[:80]!r}")
             outputs[each.name] = value.value if isinstance(value, Coded) else value
         if not outputs:
             raise self.file.damaged("it has no outputs")
@@ -101,6 +102,7 @@ class _Reader:
             raise UnsupportedOp(f"'{self.file.source}' has sparse constants; export them dense")
         found: Scope = {}
         for each in graph.initializer:
+            self.file.check_text(each.name)
             tensor, kind = tensor_of(self.file, each), kind_of(each.data_type)
             whole = Whole(two=tensor, three=tensor, name=each.name, kind=kind)
             found[each.name] = whole if kind in CODES else self.drawing.known(tensor, each.name)
@@ -111,6 +113,7 @@ class _Reader:
         if not given:
             raise CaptureError(f"'{self.file.source}' has no inputs; expected at least one")
         shapes = _examples(self.file.source, example, len(given))
+        self.file.check_text(*(each.name for each in given))
         self._check_batches(given)
         self.fixed = True
         for each, shape in zip(given, shapes, strict=True):
@@ -125,9 +128,7 @@ class _Reader:
         sizes = {name: dim.dim_value if dim.WhichOneof("value") == "dim_value" else 0 for name, dim in first.items()}
         odd = next((name for name, size in sizes.items() if size > 1 and set(sizes.values()) != {size}), None)
         if odd is not None:
-            raise CaptureError(
-                f"'{self.file.source}': the first axis of input '{odd[:80]}' is no batch, which all inputs need there"
-            )
+            raise CaptureError(f"'{self.file.source}': the first axis of input '{odd[:80]}' is no batch, which all inputs need there")
 
     def _spec(self, port: Any, shape: Sequence[int] | None) -> tuple[InputSpec, bool]:
         """An input without its batch, and whether the file has it for one sample."""
@@ -167,6 +168,7 @@ class _Reader:
                     scope[output] = value
 
     def _node(self, node: Any, scope: Scope, readers: Counter[str], given: Mapping[str, Any], depth: int) -> Sequence[Any]:
+        self.file.check_text(node.name, node.op_type, node.domain, *node.input, *node.output)
         self.drawing.layer = _layer(node)
         inputs = tuple(self._input(name, scope) for name in node.input)
         while inputs and inputs[-1] is None:

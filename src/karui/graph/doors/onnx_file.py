@@ -61,6 +61,11 @@ class File:
         """Its name, for messages."""
         return self.path.name
 
+    def check_text(self, *texts: Any) -> None:
+        """Refuse names that aren't one line of text; protobuf hands over what is no Unicode as bytes."""
+        if not all(isinstance(text, str) and text.isprintable() for text in texts):
+            raise self.damaged("a name in it is no text")
+
     def damaged(self, what: str) -> FileError:
         """The error of a file that can't be what it says."""
         return FileError(f"'{self.source}' is damaged: {what}; export it again")
