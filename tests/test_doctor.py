@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,17 @@ def test_a_layer_that_stays_in_float_makes_int8_partial() -> None:
 
     verdict, words = verdicts(captured(Sequence(), 5, 4))["int8"]
     assert verdict == "partly" and "1 of 2 layers in integers" in words and "gru" in words
+
+
+def test_floats_that_are_a_little_wrong_are_wrong_and_integers_may_be_some_steps_off() -> None:
+    real = np.linspace(-1, 1, 50, dtype=np.float32)
+    assert doctor._agreement([real * 1.00005], [real], exact=True)[0] and not doctor._agreement([real * 1.01], [real], exact=True)[0]
+    codes = np.arange(-100, 100, dtype=np.int8)
+    assert doctor._agreement([codes + np.int8(3)], [codes], exact=False) == (True, "at most 3 steps away")
+    assert (
+        not doctor._agreement([codes[::-1]], [codes], exact=False)[0]
+        and not doctor._agreement([codes + np.int8(1)], [codes], exact=True)[0]
+    )
 
 
 def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
