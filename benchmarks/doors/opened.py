@@ -199,9 +199,9 @@ def onnx_opened(path: Path, inputs: tuple[Array, ...], *, sized: bool = True) ->
 
 def tflite_opened(path: Path) -> Opened:
     """A file beside LiteRT: reals go in and come out, on the file's grids where it has any."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
     ins, outs = interpreter.get_input_details(), interpreter.get_output_details()
     inputs = tuple(_on_grid(x, each) for x, each in zip(noise(*(tuple(i["shape"][1:].tolist()) for i in ins)), ins, strict=True))
@@ -212,7 +212,8 @@ def tflite_opened(path: Path) -> Opened:
         interpreter.invoke()
         return [_reals(interpreter.get_tensor(each["index"]), each) for each in outs]
 
-    coded = any(tensor["dtype"] is np.int8 and tensor["quantization"][0] for tensor in [*ins, *outs])
+    # A file whose weights alone are codes is of that kind, too: LiteRT rounds its activations on the way.
+    coded = any(tensor["dtype"] is np.int8 and tensor["quantization"][0] for tensor in interpreter.get_tensor_details())
     return Opened(source=str(path), example=None, inputs=inputs, answer=answer, coded=coded)
 
 

@@ -13,7 +13,7 @@ LEGEND = f"""captured: the outputs are those of the original in its own framewor
 trains: a step of gradient descent reaches every parameter. 30 % pruned: so many channels of each group leave, and it runs.
 int8: post-training quantization; every layer that multiplies ends in integers.
 C, ONNX, LiteRT: written, and run beside the original as floats (1e-4); and as int8 beside the interpreter: C bit for bit where all is in
-integers, else within {NEAR:g} of the outputs' range.
+integers, else a root mean square of {NEAR:g} of the outputs' range.
 doctor: `karui doctor` says the same of each cell."""
 
 
