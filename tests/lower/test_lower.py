@@ -163,3 +163,12 @@ def test_one_value_in_two_orders_is_refused() -> None:
 
     with pytest.raises(UnsupportedOp, match="return it once"):
         lower(capture(Twice(3, 4, 3), torch.randn(2, 3, 8)))
+
+
+def test_a_cast_that_cuts_numbers_off_is_refused() -> None:
+    class Cut(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.to(torch.int64).float()
+
+    with pytest.raises(UnsupportedOp, match="cast of floats to torch.int64"):
+        lower(capture(Cut(), torch.zeros(2, 3)))

@@ -67,6 +67,7 @@ class Shaped:
     before: tuple[int, ...]
     factor: int
     after: tuple[int, ...]
+    dtype: torch.dtype = field(default=torch.float32, compare=False)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -95,7 +95,7 @@ def _shape(two: Any, three: Any) -> Any:
             return Constant(data=two)
         at = differing[0]
         if len(differing) == 1 and a[at] * 3 == b[at] * 2:
-            return Shaped(before=a[:at], factor=a[at] // 2, after=a[at + 1 :])
+            return Shaped(before=a[:at], factor=a[at] // 2, after=a[at + 1 :], dtype=two.dtype)
         return None  # no rule can use it: the one that asks refuses
     if isinstance(two, list | tuple):
         return tuple(_shape(x, y) for x, y in zip(two, three, strict=True))

@@ -126,10 +126,10 @@ def _same(builder: Builder, a: Arguments) -> Value:
 
 def _to(builder: Builder, a: Arguments) -> Value:
     x = a.anywhere("self")
-    wanted, given = a.node.meta.get("val"), getattr(a.node.args[0], "meta", {}).get("val")
-    whole = given is not None and not given.dtype.is_floating_point  # between integers nothing is lost
-    if wanted is not None and not wanted.dtype.is_floating_point and not whole:
-        builder.refuse(f"a cast to {wanted.dtype}", "keep floats as floats")
+    given = builder.shapes[a.raw("self")]
+    whole = not given.dtype.is_floating_point  # between integers nothing is lost
+    if not a.shaped.dtype.is_floating_point and not whole:
+        builder.refuse(f"a cast of floats to {a.shaped.dtype}", "keep floats as floats, or round them with torch.floor")
     return x
 
 
