@@ -13,6 +13,7 @@ from karui.errors import UnsupportedOp
 from karui.graph.doors.torch import capture
 from karui.graph.network import Network
 from karui.lower import lower
+from karui.lower.lower import _Recorder
 from karui.pixels import Pixels
 from karui.program import interpreter
 from karui.program.check import check
@@ -172,3 +173,36 @@ def test_a_cast_that_cuts_numbers_off_is_refused() -> None:
 
     with pytest.raises(UnsupportedOp, match="cast of floats to torch.int64"):
         lower(capture(Cut(), torch.zeros(2, 3)))
+
+
+def test_values_that_carry_the_batch_are_not_kept() -> None:
+    """All of a network's at once are many times its weights."""
+    network = capture(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), torch.randn(2, 3, 8, 8)).eval()
+    three = _Recorder(network.module, None)
+    three.run(*network.example(3))
+    two = _Recorder(network.module, three.kept)
+    two.run(*network.example(2))
+    assert len(two.kept) == 4 and all(value.is_meta for value in (*two.kept.values(), *three.kept.values()))
+
+
+def test_integers_that_are_counted_with() -> None:
+    """A mask of attention comes as whole numbers, and is multiplied."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(9, 6), nn.Linear(6, 2)
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            x = self.words(ids) + (1 - mask[:, :, None]) * -4.0
+            return self.head((x * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1))
+
+    ids, mask = torch.randint(9, (3, 5)), torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 0, 1, 0, 1]])
+    module = Masked().eval()
+    network = capture(module, (ids, mask))
+    program = lower(network)
+    check(program)
+    found = interpreter.run(program, [ids.numpy().astype(np.int32), mask.numpy().astype(np.int32)])[0]
+    with torch.no_grad():
+        assert np.abs(found - module(ids, mask).numpy()).max() < 1e-5
+    assert [op.kind for op in program.ops].count("affine") == 1

@@ -65,26 +65,40 @@ def lower(network: Network, *, pixels: Pixels | None = None, labels: Sequence[st
 def run_shapes(network: Network) -> dict[torch.fx.Node, Any]:
     """What each node gives: ``Shaped`` for tensors that carry the batch, the value itself for constants and sizes.
 
-    The graph is run at two batch sizes; a tensor carries the batch in the one axis that follows it.
+    The graph is run at two batch sizes; a tensor carries the batch in the one axis that follows it. Of those only the sizes are kept: all
+    values of a network at once are many times its weights.
     """
-
-    class Recorder(torch.fx.Interpreter):
-        def __init__(self, module: torch.fx.GraphModule) -> None:
-            super().__init__(module)
-            self.values: dict[torch.fx.Node, Any] = {}
-
-        def run_node(self, n: torch.fx.Node) -> Any:
-            self.values[n] = super().run_node(n)
-            return self.values[n]
-
-    recorders = []
     with torch.no_grad():
-        for batch in (2, 3):
-            recorder = Recorder(network.module)
-            recorder.run(*network.example(batch))
-            recorders.append(recorder.values)
-    two, three = recorders
-    return {node: _shape(two[node], three[node]) for node in two if node.op in ("placeholder", "call_function")}
+        three = _Recorder(network.module, None)
+        three.run(*network.example(3))
+        two = _Recorder(network.module, three.kept)
+        two.run(*network.example(2))
+    return {node: _shape(value, three.kept[node]) for node, value in two.kept.items()}
+
+
+class _Recorder(torch.fx.Interpreter):
+    """Runs a graph and keeps what its nodes give: of a tensor the sizes, or itself where it has the same in ``other``."""
+
+    def __init__(self, module: torch.fx.GraphModule, other: Mapping[torch.fx.Node, Any] | None) -> None:
+        super().__init__(module)
+        self.other = other
+        self.kept: dict[torch.fx.Node, Any] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op in ("placeholder", "call_function"):
+            self.kept[n] = _sizes(value) if self.other is None else _sizes(value, self.other[n])
+        return value
+
+
+def _sizes(value: Any, other: Any = None) -> Any:
+    if isinstance(value, torch.Tensor):
+        same = isinstance(other, torch.Tensor) and other.shape == value.shape
+        return value if same else torch.empty_like(value, device="meta")
+    if isinstance(value, list | tuple):
+        others = [None] * len(value) if other is None else other
+        return tuple(_sizes(each, its) for each, its in zip(value, others, strict=True))
+    return value
 
 
 def _shape(two: Any, three: Any) -> Any:
