@@ -168,11 +168,12 @@ def test_layers_of_one_channel(arithmetic: Arithmetic, tmp_path: Path) -> None:
 
 
 @both
-def test_depthwise_layers_without_a_bias(arithmetic: Arithmetic, tmp_path: Path) -> None:
-    """In floats the runtime crashes where it finds none."""
+@pytest.mark.parametrize("groups", [1, 4, 16])
+def test_convolutions_without_a_bias(arithmetic: Arithmetic, groups: int, tmp_path: Path) -> None:
+    """In floats the runtime refuses some of them, and crashes on the depthwise ones."""
     ends = [tensor("x", (9, 16), None)], [tensor("y", (9, 16), None)]
-    weight = floats(np.random.default_rng(0).standard_normal((16, 3, 1)).astype(np.float32))
-    p = program("conv1d", *ends, {"weight": weight}, stride=1, padding=[1, 1], dilation=1, groups=16, clamp=None)
+    weight = floats(np.random.default_rng(0).standard_normal((16, 3, 16 // groups)).astype(np.float32))
+    p = program("conv1d", *ends, {"weight": weight}, stride=1, padding=[1, 1], dilation=1, groups=groups, clamp=None)
     check(p, tmp_path, arithmetic)
 
 

@@ -85,7 +85,7 @@ def convolution(graph: Graph, op: Op) -> None:
         return np.moveaxis(w, 0, -1).reshape(1, *kernel, shape[0]) if depthwise else w
 
     x, held, integer = operands(graph, op, arrange, 3 if depthwise else 0)
-    if depthwise and len(held) == 1:  # without a bias, XNNPACK's depthwise layer brings the process down
+    if len(held) == 1:  # LiteRT refuses some layers without a bias, and XNNPACK crashes on the depthwise ones
         held.append(graph.constant(np.zeros(shape[0]), "float32", f"{op.name}.bias"))
     x, padding = windows(graph, op, image(graph, x), kernel)
     down, along = square(a["dilation"])
