@@ -53,6 +53,7 @@ bench: $(READY)  ## the benchmarks that measure again what the tables say
 	$(BIN)/python -m benchmarks.prune --quick --json runs/bench-prune.json
 	$(BIN)/python -m benchmarks.quantize --quick --json runs/bench-quantize.json
 	$(BIN)/python -m benchmarks.distill --quick --json runs/bench-distill.json
+	$(BIN)/python -m benchmarks.doors --quick --json runs/bench-doors.json
 
 clean:           ## what the chores left behind (runs/ stays)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_readme import KARUI, blocks_of
 
-PAGES = [Path(__file__).parents[1] / "docs" / f"{name}.md" for name in ("pruning", "quantization", "distillation", "c")]
+PAGES = [Path(__file__).parents[1] / "docs" / f"{name}.md" for name in ("pruning", "quantization", "distillation", "doors", "c")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
