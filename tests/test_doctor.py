@@ -11,7 +11,7 @@ from karui import doctor
 from karui.cli.main import main
 from karui.graph.doors.torch import capture
 from karui.graph.network import Network
-from karui.testing.subjects import small_network
+from karui.testing.subjects import small_network, small_programs
 
 
 def verdicts(network: Network, names: tuple[str, ...] = ()) -> dict[str, tuple[str, str]]:
@@ -98,3 +98,10 @@ def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_target_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "zoo:lenet5", "--to", "abacus"]) == 2
     assert "abacus" in capsys.readouterr().err
+
+
+def test_integers_are_expected_as_a_runtime_rounds() -> None:
+    program = small_programs()["int8"]
+    inputs = [np.random.default_rng(0).standard_normal((200, 8, 8, 1)).astype(np.float32)]
+    ours, theirs = (doctor._expected(program, inputs, exact=exact)[0] for exact in (True, False))
+    assert 0 < np.abs(ours.astype(int) - theirs).max() <= 3
