@@ -118,11 +118,12 @@ def _tflite() -> Iterator[Subject]:
         ("iris_landmark/iris_landmark", "key points"),
         ("hand_landmark/hand_landmark_lite", "key points"),
         ("holistic_landmark/hand_recrop", "key points"),
-        ("selfie_segmentation/selfie_segmentation_landscape", "segmentation"),
     ):
         yield Subject(name=f"tflite/{name.partition('/')[2]}", kind=kind, open=_of_wheel(MEDIAPIPE, f"mediapipe/modules/{name}.tflite"))
     custom = _of_wheel(MEDIAPIPE, "mediapipe/modules/face_landmark/face_landmark_with_attention.tflite", runs=False)
     yield Subject(name="tflite/face_landmark_with_attention", kind="key points", open=custom, refused="Landmarks2TransformMatrix")
+    custom = _of_wheel(MEDIAPIPE, "mediapipe/modules/selfie_segmentation/selfie_segmentation.tflite", runs=False)
+    yield Subject(name="tflite/selfie_segmentation", kind="segmentation", open=custom, refused="Convolution2DTransposeBias")
     word = _of_wheel(WORDS, "pymicro_wakeword/models/alexa.tflite", runs=False)
     yield Subject(name="tflite/wake_word", kind="audio", open=word, refused="state")
 
