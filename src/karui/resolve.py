@@ -19,7 +19,8 @@ _FILES = f"{', '.join(FILES[:-1])} or {FILES[-1]}"
 def network_of(source: Any, data: Data | None = None, *, folder: Path | None = None) -> Network:
     """A captured network from a Network, a module, a Keras model, ``"zoo:name"``, a file or ``"package.module:function"``.
 
-    A module needs example inputs: those of ``data``; so does a file that leaves sizes open. folder: where a relative file and a user's module are looked for.
+    A module needs example inputs: those of ``data``; so does a file that leaves sizes open. folder: where a relative file and a user's
+    module are looked for.
     """
     if isinstance(source, Network):
         return source

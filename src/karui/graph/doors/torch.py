@@ -23,10 +23,10 @@ from karui.graph.tidy import tidied
 def capture(module: nn.Module, example: Tensor | Sequence[Tensor] | None = None, *, name: str | None = None) -> Network:
     """Capture a trained module as one graph with a free batch size, in the module's own mode.
 
-    module: left untouched; its parameters are copied, to the CPU and to float32. example: the tensor or tensors that its ``forward`` takes, with the batch as first axis; all other sizes are fixed by it. Weights under
-    torch's weight norm, spectral norm or a parametrization become plain ones. Where a forward branches on ``self.training`` itself
-    (auxiliary outputs, stochastic depth by hand), its branch for evaluation is captured, and trained. Raises CaptureError in one line, with
-    the line of the user's code where it is known.
+    module: left untouched; its parameters are copied, to the CPU and to float32. example: the tensor or tensors that its ``forward`` takes,
+    with the batch as first axis; all other sizes are fixed by it. Weights under torch's weight norm, spectral norm or a parametrization
+    become plain ones. Where a forward branches on ``self.training`` itself (auxiliary outputs, stochastic depth by hand), its branch for
+    evaluation is captured, and trained. Raises CaptureError in one line, with the line of the user's code where it is known.
     """
     inputs = _inputs(example)
     with torch.random.fork_rng(devices=[]):
