@@ -176,3 +176,32 @@ def test_dropout_keeps_its_elements() -> None:
     ours = network(x)[0]
     torch.manual_seed(3)
     assert torch.equal(ours, module(x))
+
+
+def test_a_one_hot_vector_times_a_matrix_is_a_row() -> None:
+    class Bytes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(7, 5)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return torch.relu(self.layer((ids.unsqueeze(-1) == torch.arange(7)).float()))
+
+    module, ids = Bytes().eval(), torch.randint(7, (3, 4))
+    network = capture(module, ids)
+    assert ops(network) == ["embedding", "add", "relu"]
+    assert network.get("layer.weight").shape == (7, 5)
+    with torch.no_grad():
+        assert difference(network(ids)[0], module(ids)) < 1e-6
+
+
+def test_what_is_no_count_stays() -> None:
+    class Flags(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 5)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.layer((ids.unsqueeze(-1) == torch.tensor([0, 2, 1])).float())
+
+    assert "embedding" not in ops(capture(Flags().eval(), torch.randint(3, (3, 4))))

@@ -6,6 +6,7 @@ from karui.graph.tidy.axes import settle
 from karui.graph.tidy.constants import fold
 from karui.graph.tidy.noise import silence
 from karui.graph.tidy.norms import name_norms
+from karui.graph.tidy.onehot import name_lookups
 
 
 def tidied(network: Network) -> Network:
@@ -14,6 +15,7 @@ def tidied(network: Network) -> Network:
     if settle(network):
         fold(network)
     name_norms(network)
+    name_lookups(network)
     while name_activations(network):  # a hard-swish may be made of a hard-sigmoid that was found just now
         pass
     return network
