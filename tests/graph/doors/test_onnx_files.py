@@ -174,6 +174,10 @@ def test_unknown_ops_and_control_flow_are_named(tmp_path: Path) -> None:
 def test_ports_without_a_batch_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match="first axis of input 'h' is no batch"):
         read(saved(model([N("Add", ["x", "h"], ["y"])], {"x": [1, 4], "h": [2, 4]}), tmp_path))
+    branch = helper.make_graph([N("Relu", ["x"], ["o"])], "b", [], [onnx.ValueInfoProto(name="o")])
+    flow = N("If", ["h"], ["y"], name="maybe", then_branch=branch, else_branch=branch)
+    with pytest.raises(CaptureError, match="'h' is no batch.*'maybe' is If: control flow"):
+        read(saved(model([flow], {"x": [1, 4], "h": [2, 4]}), tmp_path))
     with pytest.raises(CaptureError, match="output 'y' has no batch as first axis"):
         read(saved(model([N("Transpose", ["x"], ["y"], perm=[1, 0])], {"x": ["N", 4]}), tmp_path))
     with pytest.raises(CaptureError, match="output 'y' doesn't depend on any input"):

@@ -82,7 +82,13 @@ class _Reader:
         graph = self.file.model.graph
         readers = _readers(graph.node) + Counter(each.name for each in graph.output)
         scope = self._constants(graph)
-        self._inputs(graph, scope, example)
+        try:
+            self._inputs(graph, scope, example)
+        except CaptureError as error:  # where the inputs hide it, say what would stop the file anyway
+            flow = next((node for node in graph.node if node.op_type in (*_CONTROL, "If")), None)
+            if flow is None:
+                raise
+            raise CaptureError(f"{error}; and '{flow.name[:80]}' is {flow.op_type}: control flow, which one graph can't hold") from None
         self._walk(graph.node, scope, readers, {})
         outputs: dict[str, Value] = {}
         for each in graph.output:
