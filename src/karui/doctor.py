@@ -33,7 +33,7 @@ Verdict = Literal["yes", "partly", "no"]
 SAMPLES = 8  # of noise, for calibration
 RATIO = 0.3  # of the channels, to see whether they can leave
 LITTLE = 0.05  # share of the MACs that has to go for that to be worth it
-NEAR = 0.05  # of an output's range: the root mean square by which integers may be off where a runtime rounds its own way
+NEAR = 0.1  # of an output's range: the root mean square by which integers may be off where a runtime rounds its own way
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ def test_near_is_of_the_greatest_or_of_the_range() -> None:
     assert near([b + 0.009], [b])[0] and not near([b + 0.011], [b])[0]
     assert near([b + 0.9 * NEAR], [b], share=NEAR)[0] and not near([b + 1.1 * NEAR], [b], share=NEAR)[0]
     codes = np.array([[3, 5]], np.int8)
-    assert near([codes + 10], [codes], share=NEAR)[0] and not near([codes + 20], [codes], share=NEAR)[0]
+    assert near([codes + 10], [codes], share=NEAR)[0] and not near([codes + 30], [codes], share=NEAR)[0]
     assert not near([b * np.nan], [b])[0] and not near([b[:, :1]], [b])[0]
 
 
