@@ -93,7 +93,7 @@ def _onnx() -> Iterator[Subject]:
         yield Subject(name=f"onnx/{name}", kind=kind, open=_from_wheel(package, member, inputs))
     magika = _from_wheel("magika==1.0.3", "magika/models/standard_v3_3/model.onnx", noise((2048,), words=256))
     yield Subject(name="onnx/magika", kind="bytes of a file", open=magika)
-    yield Subject(name="onnx/silero_vad", kind="audio", convolutional=False, open=_silero, refused="state")
+    yield Subject(name="onnx/silero_vad", kind="audio", convolutional=False, open=_silero, refused="control flow")
 
 
 def lines_of_text(size: int) -> Array:
