@@ -1,7 +1,8 @@
 """Every line of the benchmark in order.
 
-``python -m benchmarks.doors [--quick] [--only 1 2 3 4 5 6] [--net NAME …] [--stale] [--json FILE]``. ``--net``: these networks of
-line 1 only, tried anew. ``--stale``: line 1 takes what was found with older sources.
+``python -m benchmarks.doors [--quick] [--only 1 2 3 4 5 6] [--net NAME …] [--stale | --kept] [--json FILE]``. ``--net``: these networks of
+line 1 only, tried anew. ``--stale``: line 1 takes what was found with older sources;
+``--kept``: it takes that and tries nothing.
 
 The definitions and files of others are read where they are; none is fetched by the benchmark, and rows that lack one are skipped:
 
@@ -31,11 +32,12 @@ def _choice() -> coverage.Choice:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--net", nargs="+", default=())
     parser.add_argument("--stale", action="store_true")
+    parser.add_argument("--kept", action="store_true")
     found, rest = parser.parse_known_args()
     if found.net and "--json" in rest:
         parser.error("--net tries a few networks and writes no rows; leave --json out")
     sys.argv[1:] = rest
-    return coverage.Choice(names=tuple(found.net), stale=found.stale)
+    return coverage.Choice(names=tuple(found.net), stale=found.stale, kept=found.kept)
 
 
 if __name__ == "__main__":
