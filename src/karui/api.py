@@ -190,15 +190,21 @@ def sensitivity(
 
 
 def export(
-    run: str | Path, to: Sequence[str] = ("c", "onnx", "device"), out: str | Path | None = None, *, machine: str | None = None
+    run: str | Path,
+    to: Sequence[str] = ("c", "onnx", "device"),
+    out: str | Path | None = None,
+    *,
+    machine: str | None = None,
+    opset: int | None = None,
 ) -> dict[str, Artifact]:
-    """Write a run's program, a ``.karui`` file or a network as it is for these targets, and C for a machine; returns target → artifact.
+    """Write a run's program, a ``.karui`` file or a network as it is for these targets; returns target → artifact.
 
     run: a run's folder, a ``.karui`` file, or what ``resolve.network_of`` takes by name: ``zoo:NAME``, a ``.pt2``, ``.onnx`` or ``.tflite``
-    file. out: ``RUN/export``, or a folder called as the file or the network, where it is left out.
+    file. machine: what C is to be fast on. opset: of ONNX, 17 to 23. out: ``RUN/export``, or a folder called as the file or the network,
+    where it is left out.
     """
     program, beside = _program_of(run)
-    return targets.write_all(program, to, Path(out) if out else beside / "export", machine=machine)
+    return targets.write_all(program, to, Path(out) if out else beside / "export", machine=machine, opset=opset)
 
 
 def bench(run: str | Path) -> list[Bench]:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from karui.errors import ToolError, UnsupportedOp
+from karui.errors import RecipeError, ToolError, UnsupportedOp
 from karui.export import onnx as target
 from karui.export.onnx_ops import FUNCTIONS, RULES
 from karui.program import unary
@@ -113,6 +113,23 @@ def test_int8_files_are_a_quarter_of_float(tmp_path: Path) -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_kind(group: str, tmp_path: Path) -> None:
     check(merged(dict(GROUPS[group]())), tmp_path)
+
+
+@pytest.mark.parametrize("opset", range(target.OPSET, target.NEWEST + 1))
+def test_every_opset(opset: int, tmp_path: Path) -> None:
+    """Every kind, and whole networks, say the same in each."""
+    everything = merged({f"{group}.{name}": p for group, each in GROUPS.items() for name, p in each()})
+    networks = merged({f"{name}.{i}": ALL[name](integer=i) for name in ("lenet", "residual") for i in (True, False)})
+    for p in (everything, networks):
+        inputs = inputs_of(p)
+        artifact = target.write(p, tmp_path, opset=opset)
+        assert onnx.load(artifact.main).opset_import[0].version == opset
+        agree(p, load(artifact).run(inputs), run(p, inputs), differing=0.2)
+
+
+def test_an_opset_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="expected 17 to 23, got 11"):
+        target.write(lenet(), tmp_path, opset=11)
 
 
 @pytest.mark.parametrize("integer", [True, False], ids=["int8", "float"])

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from karui.errors import ToolError
+from karui.errors import RecipeError, ToolError
 from karui.export.artifact import Artifact
 from karui.export.onnx_graph import Form, Graph, Node, first, last
 from karui.export.onnx_ops import RULES
@@ -25,35 +25,48 @@ from karui.program.arithmetic import quantization
 from karui.program.program import Program, Tensor
 from karui.workspace import atomic_write
 
-OPSET = 17
-IR_VERSION = 8
+OPSET, NEWEST = 17, 23  # what is written where nobody asks for another; layer-norms need 17
+KEPT = "onnx."  # keys of a Program's metadata that came from an ONNX file, and go back into one
+_PROPERTY = f"{KEPT}property."
 BATCH = "N"
 METADATA = "karui"  # the key under which the file says what its inputs and outputs are to the Program
 
 
-def write(program: Program, folder: Path, *, name: str = "model") -> Artifact:
+def write(program: Program, folder: Path, *, name: str = "model", opset: int | None = None) -> Artifact:
     """Write ``NAME.onnx`` into a folder that is made if it lacks; the same Program gives the same bytes.
 
+    Args:
+        opset: 17 to 23. Left out, that of the file which the network came from, if it is one of these, else 17.
+
     Raises:
-        UnsupportedOp: an op that ONNX can't express.   ToolError: the package 'onnx' is missing.
+        UnsupportedOp: an op that ONNX can't express.   RecipeError: another opset.   ToolError: the package 'onnx' is missing.
     """
-    data, facts = _model(program)
+    data, facts = _model(program, _opset(program, opset))
     path = Path(folder) / f"{name}.onnx"
     atomic_write(path, data)
     return Artifact(target="onnx", folder=Path(folder), files=(path,), main=path, program=program.name, facts=facts)
 
 
-def encode(program: Program) -> bytes:
+def encode(program: Program, *, opset: int | None = None) -> bytes:
     """The file as bytes; raises as ``write`` does."""
-    return _model(program)[0]
+    return _model(program, _opset(program, opset))[0]
 
 
-def _model(program: Program) -> tuple[bytes, dict[str, Any]]:
+def _opset(program: Program, asked: int | None) -> int:
+    if asked is None:
+        known = program.metadata.get(f"{KEPT}opset", "")
+        return int(known) if known.isdecimal() and OPSET <= int(known) <= NEWEST else OPSET
+    if not OPSET <= asked <= NEWEST:
+        raise RecipeError(f"opset: expected {OPSET} to {NEWEST}, got {asked}")
+    return asked
+
+
+def _model(program: Program, opset: int) -> tuple[bytes, dict[str, Any]]:
     try:
         import onnx
     except ImportError:
         raise ToolError("target 'onnx' needs the package onnx; install it with: pip install onnx") from None
-    graph = Graph(program)
+    graph = Graph(program, opset)
     outputs = [graph.name(name) for name in _output_names(program)]
     inputs = _open(graph)
     for op in program.ops:
@@ -73,11 +86,12 @@ def _model(program: Program) -> tuple[bytes, dict[str, Any]]:
             ],
             [onnx.numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
         ),
-        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        opset_imports=[(made := onnx.helper.make_opsetid("", opset))],
+        ir_version=onnx.helper.find_min_ir_version_for([made]),
         producer_name="karui",
     )
-    onnx.helper.set_model_props(proto, {METADATA: json.dumps(facts, separators=(",", ":"))})
+    theirs = {key.removeprefix(_PROPERTY): text for key, text in program.metadata.items() if key.startswith(_PROPERTY)}
+    onnx.helper.set_model_props(proto, {**theirs, METADATA: json.dumps(facts, separators=(",", ":"))})
     onnx.checker.check_model(proto)
     return proto.SerializeToString(deterministic=True), facts
 

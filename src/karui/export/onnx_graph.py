@@ -54,8 +54,8 @@ class Node:
 class Graph:
     """Nodes, constants and, for each tensor of the Program, the values that hold it."""
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, opset: int) -> None:
+        self.program, self.opset = program, opset
         self.nodes: list[Node] = []
         self.constants: dict[str, Array] = {}
         self.batch = ""  # a value whose first axis is the batch

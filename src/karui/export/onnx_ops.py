@@ -179,7 +179,8 @@ def exit_if(graph: Graph, op: Op) -> None:
     """Both values are computed and one is chosen, sample by sample: right for any batch, but no faster than without the exit."""
     early, late = (graph.real(name, last(1)) for name in op.inputs)
     best, _ = graph.nodes_outputs("TopK", (early, graph.constant([2], "int64", "two")), 2, axis=-1)
-    first, second = graph.nodes_outputs("Split", (best,), 2, axis=-1)
+    parts: dict[str, Any] = {"num_outputs": 2} if graph.opset >= 18 else {}
+    first, second = graph.nodes_outputs("Split", (best,), 2, axis=-1, **parts)
     sure = graph.node("GreaterOrEqual", graph.node("Sub", first, second), _number(graph, op.attributes["threshold"]))
     graph.set(op.outputs[0], graph.node("Where", sure, early, late, hint=op.outputs[0]), last(1))
 
@@ -207,7 +208,7 @@ def _reduced(graph: Graph, op: Op, kind: str) -> None:
     rank = _rank(graph, op)
     value = graph.real(op.inputs[0], last(rank))
     axes, keep = [axis + 1 for axis in op.attributes["axes"]], int(op.attributes["keepdims"])
-    if kind == "ReduceSum":  # the only one that takes its axes as an input in opset 17
+    if kind == "ReduceSum" or graph.opset >= 18:  # where the axes are an input
         y = graph.node(kind, value, graph.constant(axes, "int64", "axes"), keepdims=keep, hint=op.outputs[0])
     else:
         y = graph.node(kind, value, axes=axes, keepdims=keep, hint=op.outputs[0])

@@ -13,7 +13,7 @@ from karui.program.program import Program
 from karui.workspace import alone_in, replacing_folder
 
 Write = Callable[..., Artifact]
-"""``(program, folder) → artifact``; targets that have kernels for machines take ``machine``, too."""
+"""``(program, folder) → artifact``; targets that have kernels for machines take ``machine``, too, and ``onnx`` takes ``opset``."""
 
 
 def targets() -> dict[str, Write]:
@@ -26,24 +26,30 @@ def targets() -> dict[str, Write]:
     return found
 
 
-def write_all(program: Program, names: Sequence[str], folder: Path, *, machine: str | None = None) -> dict[str, Artifact]:
+def write_all(
+    program: Program, names: Sequence[str], folder: Path, *, machine: str | None = None, opset: int | None = None
+) -> dict[str, Artifact]:
     """Write the program for each target into ``folder/NAME``, whole or not at all; returns target → artifact.
 
-    machine: of ``machines.MACHINES``, for those targets that have kernels for it. Raises RecipeError where none of them has.
+    machine: of ``machines.MACHINES``, for those targets that have kernels for it; opset: for ``onnx``. Raises RecipeError where none of the
+    targets has a use for them.
     """
     known = targets()
     for name in names:
         if name not in known:
             raise RecipeError(f"target '{name}' is unknown; choose from {', '.join(sorted(known))}")
-    fast = [name for name in names if "machine" in signature(known[name]).parameters]
-    if machine is not None and not fast:
+    takes = {name: signature(known[name]).parameters for name in names}
+    if machine is not None and not any("machine" in each for each in takes.values()):
         raise RecipeError(
             f"machine '{machine}': target '{', '.join(names)}' is the same for every machine; leave it out, or choose target 'c'"
         )
+    if opset is not None and not any("opset" in each for each in takes.values()):
+        raise RecipeError(f"opset {opset}: target '{', '.join(names)}' has none; leave it out, or choose target 'onnx'")
+    asked = {key: value for key, value in {"machine": machine, "opset": opset}.items() if value is not None}
     written: dict[str, Artifact] = {}
     with alone_in(folder):
         for name in dict.fromkeys(names):
             with replacing_folder(folder / name) as fresh:
-                artifact = known[name](program, fresh, **({"machine": machine} if machine and name in fast else {}))
+                artifact = known[name](program, fresh, **{key: value for key, value in asked.items() if key in takes[name]})
             written[name] = artifact.moved(fresh, folder / name)
     return written

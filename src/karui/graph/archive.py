@@ -67,6 +67,7 @@ def _facts(network: Network, program: ExportedProgram, training: bool) -> dict[s
         "inputs": [{"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype} for spec in network.inputs],
         "outputs": list(network.outputs),
         **({"taps": list(network.taps)} if network.taps else {}),
+        **({"metadata": network.metadata} if network.metadata else {}),
         "ties": {first: list(others) for first, others in network.ties.items()},
         "nodes": _names(network, program),
     }
@@ -152,6 +153,7 @@ def _own(program: ExportedProgram, facts: dict[str, Any], path: Path) -> Network
         name=facts["name"],
         structure=facts["structure"],
         taps=tuple(facts.get("taps", ())),
+        metadata={str(key): str(text) for key, text in facts.get("metadata", {}).items()},
     )
     return network.train(bool(facts["training"]))
 

@@ -31,7 +31,7 @@ class Network:
     parameter or buffer. inputs, outputs: what goes in (in order) and the names of what comes out. ties: a parameter's name → its other
     names in the user's module, all of them one tensor here. structure: how many times parameters were replaced by ones of another shape.
     taps: names of inner values that the module gives behind its outputs, for a loss to look at (``edit.tap``); ``tapped`` holds those of
-    the last call, with their gradients' history.
+    the last call, with their gradients' history. metadata: what the file that it came from says of itself, for the file that it leaves as.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Network:
         name: str = "network",
         structure: int = 0,
         taps: tuple[str, ...] = (),
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.module = module
         self.inputs = inputs
@@ -52,6 +53,7 @@ class Network:
         self.name = name
         self.structure = structure
         self.taps = taps
+        self.metadata: dict[str, str] = dict(metadata or {})
         self.tapped: dict[str, Tensor] = {}
 
     # ── running ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -223,6 +225,7 @@ class Network:
             name=self.name,
             structure=self.structure,
             taps=self.taps,
+            metadata=self.metadata,
         )
         twin.module.train(self.module.training)
         return twin

@@ -58,6 +58,7 @@ def lower(network: Network, *, pixels: Pixels | None = None, labels: Sequence[st
         ops=tuple(builder.ops),
         inputs=tuple(inputs),
         outputs=tuple(outputs),
+        metadata=network.metadata,
     )
     return optimise(program)
 

@@ -12,8 +12,10 @@ import torch
 from onnx import TensorProto, helper
 
 from karui.errors import CaptureError, FileError, UnsupportedOp
+from karui.export import onnx as target
 from karui.graph.doors.onnx import read
 from karui.graph.network import Network
+from karui.lower import lower
 from tests.graph.doors.onnx_models import agree, check, expected, model, saved
 from tests.graph.doors.test_onnx_integers import coded_layer, codes
 from tests.graph.doors.test_onnx_sequence import recurrent
@@ -64,6 +66,20 @@ def test_a_network_is_saved_and_loaded(tmp_path: Path) -> None:
     network.save(tmp_path / "net.pt2")
     x = torch.randn(3, 3, 8, 8)
     torch.testing.assert_close(Network.load(tmp_path / "net.pt2")(x)[0], network(x)[0])
+
+
+def test_what_the_file_says_of_itself_goes_out_again(tmp_path: Path) -> None:
+    proto = model([N("Relu", ["x"], ["y"])], {"x": ["N", 4]}, opset=20)
+    proto.producer_name = "somebody"
+    helper.set_model_props(proto, {"author": "Ada", "two\nlines": "no"})
+    network = read(saved(proto, tmp_path))
+    network.save(tmp_path / "net.pt2")
+    for each in (network, network.copy(), Network.load(tmp_path / "net.pt2")):
+        again = onnx.load(target.write(lower(each), tmp_path / "again").main)
+        assert again.opset_import[0].version == 20
+        assert {p.key: p.value for p in again.metadata_props}["author"] == "Ada" and len(again.metadata_props) == 2
+    old = read(saved(model([N("Relu", ["x"], ["y"])], {"x": ["N", 4]}, opset=13), tmp_path))
+    assert onnx.load(target.write(lower(old), tmp_path / "old").main).opset_import[0].version == target.OPSET
 
 
 def test_equal_vectors_of_one_number_are_not_shared(tmp_path: Path) -> None:

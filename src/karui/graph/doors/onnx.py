@@ -99,7 +99,20 @@ class _Reader:
             outputs[each.name] = value.value if isinstance(value, Coded) else value
         if not outputs:
             raise self.file.damaged("it has no outputs")
-        return self.drawing.finish(outputs, name)
+        network = self.drawing.finish(outputs, name)
+        network.metadata = self._metadata()
+        return network
+
+    def _metadata(self) -> dict[str, str]:
+        """What the file says of itself, under keys that ``export.onnx`` reads; of properties those that are lines of text."""
+        model = self.file.model
+        own = {"opset": str(self.file.opsets.get("", "")), "producer": str(model.producer_name)}
+        lines = {
+            f"property.{p.key}": str(p.value)
+            for p in model.metadata_props[:64]
+            if is_name(p.key) and p.key != "karui" and len(p.value) < 4096
+        }
+        return {f"onnx.{key}": text for key, text in (own | lines).items() if text}
 
     # ── constants and inputs ────────────────────────────────────────────────────────────────────────────────────────────────────
 
