@@ -56,7 +56,7 @@ def _row(name: str, opening: Any) -> Iterator[Row]:
 
 def trip(opened: Opened, folder: Path) -> dict[str, tuple[float | str, bool]]:
     """What left beside what came in: outputs of three samples at once, names, sizes, and the opset."""
-    first = write_onnx(opened.source, opened.example or (), folder / "first.onnx")
+    first = _signed(write_onnx(opened.source, opened.example or (), folder / "first.onnx"))
     last = onnx_target.write(lower(karui.capture(first).eval()), folder / "again").main
     before, after = _session(first), _session(last)
     found: dict[str, tuple[float | str, bool]] = {}
@@ -65,12 +65,31 @@ def trip(opened: Opened, folder: Path) -> dict[str, tuple[float | str, bool]]:
     same, words = _sizes(before, after)
     found["sizes kept, batch free"] = (words, same)
     opsets = [_opset(path) for path in (first, last)]
-    found["opset, no newer"] = (f"{opsets[0]} → {opsets[1]}", opsets[1] <= opsets[0])
+    found["opset kept"] = (f"{opsets[0]} → {opsets[1]}", opsets[1] == opsets[0])
+    properties = [_properties(path) for path in (first, last)]
+    lost = sorted(set(properties[0].items()) - set(properties[1].items()))
+    found["metadata kept"] = (f"{len(properties[0])} entries" if not lost else f"lost {lost[0]}", not lost)
     expected = before.run(None, {each.name: x for each, x in zip(before.get_inputs(), opened.inputs, strict=True)})
     got = after.run(None, {each.name: x for each, x in zip(after.get_inputs(), opened.inputs, strict=True)})
     worst = max(compare(b, a, rule="tolerance").max_error / float(np.abs(a).max()) for a, b in zip(expected, got, strict=True))
     found["greatest difference, of the greatest output"] = (worst, worst <= 1e-4)
     return found
+
+
+def _signed(path: Path) -> Path:
+    """The file with entries of somebody's own."""
+    import onnx
+
+    proto = onnx.load(path)
+    onnx.helper.set_model_props(proto, {"author": "somebody", "classes": "cat,dog"})
+    onnx.save(proto, path)
+    return path
+
+
+def _properties(path: Path) -> dict[str, str]:
+    import onnx
+
+    return {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
 
 
 def _session(path: Path) -> Any:
