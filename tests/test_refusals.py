@@ -169,7 +169,7 @@ def files(folder: Path) -> set[str]:
         ("compress budget.toml -o run", "bytes = -1", "give"),
         ("compress both.toml -o run", "techniques", "move it into [[phases]]"),
         ("compress none.toml -o run", "none.toml", "check the path"),
-        ("compress recipe.toml -n none.pt2 -o run", "none.pt2", "give a .pt2 file"),
+        ("compress recipe.toml -n none.pt2 -o run", "none.pt2", "give a .pt2, .onnx or .tflite file"),
         ("compress recipe.toml -n short.pt2 -o run", "short.pt2", "save the network again"),
         ("compress recipe.toml -n flipped.pt2 -o run", "flipped.pt2", "save the network again"),
         ("compress recipe.toml -n endless.pt2 -o run", "endless.pt2", "give a .pt2 file"),

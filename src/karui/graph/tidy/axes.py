@@ -131,7 +131,9 @@ class _Walk:
             return base
         if (base, order) not in self.made:
             with self.graph.inserting_before(before):
-                self.made[base, order] = self._new(aten.permute.default, (base, list(order)), {}, value)
+                moved = [axis for place, axis in enumerate(order) if place != axis]
+                swap = (aten.transpose.int, (base, *moved[::-1])) if len(moved) == 2 else (aten.permute.default, (base, list(order)))
+                self.made[base, order] = self._new(*swap, {}, value)
         return self.made[base, order]
 
     def _new(self, target: Any, args: Any, kwargs: Any, like: Node) -> Node:
