@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from karui import doctor
 from karui.cli.main import main
+from karui.compress.quantize.int8 import Quantize
 from karui.graph.doors.torch import capture
 from karui.graph.network import Network
+from karui.lower import lower
 from karui.testing.subjects import small_network, small_programs
 
 
@@ -105,3 +107,20 @@ def test_integers_are_expected_as_a_runtime_rounds() -> None:
     inputs = [np.random.default_rng(0).standard_normal((200, 8, 8, 1)).astype(np.float32)]
     ours, theirs = (doctor._expected(program, inputs, exact=exact)[0] for exact in (True, False))
     assert 0 < np.abs(ours.astype(int) - theirs).max() <= 3
+
+
+def test_integers_are_exact_only_where_no_floats_lie_between() -> None:
+    class Middle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.up, self.two = nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 4, 2, 2), nn.Conv2d(4, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(torch.relu(self.up(torch.relu(self.one(x)))))
+
+    programs = {}
+    for name, module in (("floats", Middle()), ("integers", nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1)))):
+        network = captured(module, 2, 8, 8)
+        doctor._attached(network, Quantize())
+        programs[name] = lower(network.eval())
+    assert doctor.integers_only(programs["integers"]) and not doctor.integers_only(programs["floats"])

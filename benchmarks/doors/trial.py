@@ -25,7 +25,7 @@ from karui.compress.prune.channels import PruneChannels
 from karui.compress.quantize.int8 import Quantize
 from karui.compress.technique import Technique
 from karui.data import Data
-from karui.doctor import examine
+from karui.doctor import examine, integers_only
 from karui.errors import DataError, KaruiError, ToolError, UnsupportedOp, first_line
 from karui.export.targets import targets
 from karui.finetune.attach import attach_all, own_random_numbers
@@ -40,7 +40,7 @@ from karui.verify.parity import TOLERANCE
 TARGETS = ("c", "onnx", "litert")
 COLUMNS = ("captured", "trains", "prunes", "int8", *TARGETS)
 MEMORY = 16 << 30  # bytes of address space
-NEAR = 0.1  # of an output's range: the root mean square by which int8 may be off where it is rounded in another way
+NEAR = 0.05  # of an output's range: the root mean square by which int8 may be off where it is rounded in another way
 RATIO, LITTLE, CALIBRATION = 0.3, 0.05, 8
 HEAVY = ("conv1d", "conv2d", "conv_transpose2d", "linear", "matmul", "gru", "lstm")
 
@@ -222,7 +222,7 @@ def _runs(trial: Trial, target: str, program: Program, folder: Path, form: str) 
         ok, words = near(reals, trial.answers, share=NEAR if trial.coded else None)
         return ["yes" if ok else "no", words]
     expected = reference(program, inputs, target)
-    if target == "c" and whole(program):
+    if target == "c" and integers_only(program):
         wrong = sum(int((a != b).sum()) for a, b in zip(found, expected, strict=True))
         return ["no" if wrong else "yes", f"{wrong} codes differ" if wrong else "bit-equal"]
     ok, words = near(found, expected, share=NEAR)
@@ -242,16 +242,6 @@ def reference(program: Program, inputs: Sequence[Array], target: str) -> list[Ar
 
 def _layout(program: Program, output: int) -> Any:
     return program.tensor(program.outputs[output].tensor).layout
-
-
-def whole(program: Program) -> bool:
-    """Whether all is in integers between the inputs' quantize and the outputs' dequantize."""
-    ends = {out.tensor for out in program.outputs}
-    return all(
-        op.kind in ("quantize", "dequantize") or all(program.tensor(t).dtype != "float32" for t in op.outputs)
-        for op in program.ops
-        if op.kind != "dequantize" or set(op.outputs) <= ends
-    )
 
 
 # ── what they share ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,8 +13,9 @@ from benchmarks.doors import coverage, damage, fuzz, sequences, vision
 from benchmarks.doors.catalogue import QUICK, subjects
 from benchmarks.doors.opened import Opened, Subject, flat, of_torch, settled, wheel_file
 from benchmarks.doors.page import page
-from benchmarks.doors.trial import COLUMNS, NEAR, near, told, whole
+from benchmarks.doors.trial import COLUMNS, NEAR, near, told
 from benchmarks.harness import Row
+from karui.doctor import integers_only
 from karui.errors import CaptureError, DataError
 from karui.testing.subjects import small_programs
 
@@ -40,7 +41,7 @@ def test_near_is_of_the_greatest_or_of_the_range() -> None:
 
 
 def test_only_integers_between_the_ends_are_whole() -> None:
-    assert whole(small_programs()["int8"]) and not whole(small_programs()["float"])
+    assert integers_only(small_programs()["int8"]) and not integers_only(small_programs()["float"])
 
 
 def test_a_refusal_is_told_apart_from_a_fault() -> None:
