@@ -13,15 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from karui.export import ports
 from karui.export.artifact import Artifact
 from karui.export.litert_file import encode as file_of
 from karui.export.litert_graph import Graph
 from karui.export.litert_ops import RULES
-from karui.program.arithmetic import quantization
-from karui.program.program import Affine, Op, Program, Tensor
+from karui.program.program import Affine, Op, Program
 from karui.workspace import atomic_write
-
-METADATA = "karui"  # the key under which the file says what its inputs and outputs are to the Program
 
 
 def write(program: Program, folder: Path, *, name: str = "model") -> Artifact:
@@ -53,7 +51,7 @@ def _model(program: Program) -> tuple[bytes, dict[str, Any]]:
     outputs = _close(graph, set(inputs.values()))
     facts = _facts(program, list(inputs), list(outputs), entering)
     data = json.dumps(facts, separators=(",", ":")).encode()
-    return file_of(graph, inputs, outputs, data, METADATA), facts
+    return file_of(graph, inputs, outputs, data, ports.METADATA), facts
 
 
 # ── the ends ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -73,22 +71,6 @@ def _entering(program: Program) -> dict[str, str]:
     }
 
 
-def _states(program: Program) -> list[tuple[str, str]]:
-    """States that aren't inputs of the program anyway."""
-    given = {i.tensor for i in program.inputs}
-    return [pair for pair in program.states if pair[1] not in given]
-
-
-def _inputs(program: Program) -> list[tuple[str, str]]:
-    """Name and tensor of the inputs, then of the states that a call starts from."""
-    return [(i.name, i.tensor) for i in program.inputs] + [(read, read) for _, read in _states(program)]
-
-
-def _outputs(program: Program) -> list[tuple[str, str]]:
-    """Name and tensor of the outputs, then of the states for the next call."""
-    return [(o.name, o.tensor) for o in program.outputs] + [(f"{read}.next", written) for written, read in _states(program)]
-
-
 def _free(taken: dict[str, int], hint: str) -> str:
     free, i = hint, 2
     while free in taken:
@@ -99,7 +81,7 @@ def _free(taken: dict[str, int], hint: str) -> str:
 def _open(graph: Graph, entering: Mapping[str, str]) -> dict[str, int]:
     """Declare the inputs: name → value."""
     made: dict[str, int] = {}
-    for name, real in _inputs(graph.program):
+    for name, real in ports.inputs(graph.program):
         tensor = entering.get(real, real)
         value = graph.add(graph.like(graph.tensor(tensor)))
         graph.set(tensor, value)
@@ -110,7 +92,7 @@ def _open(graph: Graph, entering: Mapping[str, str]) -> dict[str, int]:
 def _close(graph: Graph, taken: set[int]) -> dict[str, int]:
     """The outputs: name → value; each is the result of a node, and of no other output."""
     made: dict[str, int] = {}
-    for name, tensor in _outputs(graph.program):
+    for name, tensor in ports.outputs(graph.program):
         value = graph.value(tensor)
         if value in taken or graph.held[value].data is not None:
             value = graph.copy(value, tensor)
@@ -122,20 +104,16 @@ def _close(graph: Graph, taken: set[int]) -> dict[str, int]:
 def _facts(program: Program, inputs: list[str], outputs: list[str], entering: Mapping[str, str]) -> dict[str, Any]:
     """What a reader must know to feed the file with a Program's arrays."""
 
-    def port(name: str, tensor: Tensor) -> dict[str, Any]:
-        facts: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype, "layout": tensor.layout}
-        codes = program.tensor(entering.get(tensor.name, tensor.name))
-        if codes.dtype == "int8":
-            scale, zero_point = quantization(codes)
-            facts |= {"scale": float(scale), "zero_point": zero_point}
-        return facts
+    def told(names: list[str], ends: list[tuple[str, str]]) -> list[dict[str, Any]]:
+        pairs = [(name, program.tensor(tensor)) for name, (_, tensor) in zip(names, ends, strict=True)]
+        return [ports.port(name, tensor, program.tensor(entering.get(tensor.name, tensor.name))) for name, tensor in pairs]
 
     return {
         "program": program.name,
-        "inputs": [port(n, program.tensor(t)) for n, (_, t) in zip(inputs, _inputs(program), strict=True)],
-        "outputs": [port(n, program.tensor(t)) for n, (_, t) in zip(outputs, _outputs(program), strict=True)],
-        "states": len(_states(program)),
-        "labels": {o.name: list(o.labels) for o in program.outputs if o.labels},
+        "inputs": told(inputs, ports.inputs(program)),
+        "outputs": told(outputs, ports.outputs(program)),
+        "states": len(ports.states(program)),
+        "labels": ports.labels(program),
         "pixels": {
             i.name: {"scale": i.pixels.scale, "mean": list(i.pixels.mean), "std": list(i.pixels.std)} for i in program.inputs if i.pixels
         },

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from karui.errors import RecipeError, ToolError
+from karui.export import ports
 from karui.export.artifact import Artifact
 from karui.export.onnx_graph import Form, Graph, Node, first, last
 from karui.export.onnx_ops import RULES
-from karui.program.arithmetic import quantization
 from karui.program.program import Program, Tensor
 from karui.workspace import atomic_write
 
@@ -29,7 +29,6 @@ OPSET, NEWEST = 17, 23  # what is written where nobody asks for another; layer-n
 KEPT = "onnx."  # keys of a Program's metadata that came from an ONNX file, and go back into one
 _PROPERTY = f"{KEPT}property."
 BATCH = "N"
-METADATA = "karui"  # the key under which the file says what its inputs and outputs are to the Program
 
 
 def write(program: Program, folder: Path, *, name: str = "model", opset: int | None = None) -> Artifact:
@@ -67,7 +66,7 @@ def _model(program: Program, opset: int) -> tuple[bytes, dict[str, Any]]:
     except ImportError:
         raise ToolError("target 'onnx' needs the package onnx; install it with: pip install onnx") from None
     graph = Graph(program, opset)
-    outputs = [graph.name(name) for name in _output_names(program)]
+    outputs = [graph.name(name) for name, _ in ports.outputs(program)]
     inputs = _open(graph)
     for op in program.ops:
         if op.kind not in RULES:
@@ -82,7 +81,7 @@ def _model(program: Program, opset: int) -> tuple[bytes, dict[str, Any]]:
             [onnx.helper.make_tensor_value_info(value, _type(onnx, dtype), shape) for dtype, value, shape in inputs],
             [
                 onnx.helper.make_tensor_value_info(value, _type(onnx, _outside(program.tensor(tensor))), _shape(program.tensor(tensor)))
-                for tensor, value in zip(_output_tensors(program), outputs, strict=True)
+                for (_, tensor), value in zip(ports.outputs(program), outputs, strict=True)
             ],
             [onnx.numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
         ),
@@ -91,36 +90,12 @@ def _model(program: Program, opset: int) -> tuple[bytes, dict[str, Any]]:
         producer_name="karui",
     )
     theirs = {key.removeprefix(_PROPERTY): text for key, text in program.metadata.items() if key.startswith(_PROPERTY)}
-    onnx.helper.set_model_props(proto, {**theirs, METADATA: json.dumps(facts, separators=(",", ":"))})
+    onnx.helper.set_model_props(proto, {**theirs, ports.METADATA: json.dumps(facts, separators=(",", ":"))})
     onnx.checker.check_model(proto)
     return proto.SerializeToString(deterministic=True), facts
 
 
 # ── the ends ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _input_names(program: Program) -> list[str]:
-    """The inputs' names, then those of the states that a call starts from."""
-    return [i.name for i in program.inputs] + [read for _, read in _states(program)]
-
-
-def _output_names(program: Program) -> list[str]:
-    """The outputs' names, then those of the states for the next call."""
-    return [o.name for o in program.outputs] + [f"{read}.next" for _, read in _states(program)]
-
-
-def _states(program: Program) -> list[tuple[str, str]]:
-    """States that aren't inputs of the program anyway."""
-    given = {i.tensor for i in program.inputs}
-    return [pair for pair in program.states if pair[1] not in given]
-
-
-def _input_tensors(program: Program) -> list[str]:
-    return [i.tensor for i in program.inputs] + [read for _, read in _states(program)]
-
-
-def _output_tensors(program: Program) -> list[str]:
-    return [o.tensor for o in program.outputs] + [written for written, _ in _states(program)]
 
 
 def _form(tensor: Tensor) -> Form:
@@ -140,7 +115,7 @@ def _outside(tensor: Tensor) -> str:
 def _open(graph: Graph) -> list[tuple[str, str, list[int | str]]]:
     """Declare the inputs: (dtype, name, shape)."""
     made = []
-    for hint, tensor_name in zip(_input_names(graph.program), _input_tensors(graph.program), strict=True):
+    for hint, tensor_name in ports.inputs(graph.program):
         tensor = graph.tensor(tensor_name)
         value = graph.name(hint)
         graph.batch = graph.batch or value
@@ -152,7 +127,7 @@ def _open(graph: Graph) -> list[tuple[str, str, list[int | str]]]:
 
 def _close(graph: Graph, names: list[str]) -> None:
     """Give the values that leave the names that they shall have."""
-    for name, tensor_name in zip(names, _output_tensors(graph.program), strict=True):
+    for name, (_, tensor_name) in zip(names, ports.outputs(graph.program), strict=True):
         tensor = graph.tensor(tensor_name)
         get = graph.real if tensor.dtype == "int8" else graph.value
         graph.nodes.append(Node(kind="Identity", inputs=(get(tensor_name, _form(tensor)),), outputs=(name,), attributes={}))
@@ -161,20 +136,15 @@ def _close(graph: Graph, names: list[str]) -> None:
 def _facts(program: Program, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
     """What a reader must know to feed the file with a Program's arrays."""
 
-    def port(name: str, tensor: Tensor) -> dict[str, Any]:
-        facts: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype, "layout": tensor.layout}
-        if tensor.dtype == "int8":
-            scale, zero_point = quantization(tensor)
-            facts |= {"scale": float(scale), "zero_point": zero_point}
-        return facts
+    def told(names: list[str], ends: list[tuple[str, str]]) -> list[dict[str, Any]]:
+        return [ports.port(name, program.tensor(tensor)) for name, (_, tensor) in zip(names, ends, strict=True)]
 
-    states = len(_states(program))
     return {
         "program": program.name,
-        "inputs": [port(n, program.tensor(t)) for n, t in zip(inputs, _input_tensors(program), strict=True)],
-        "outputs": [port(n, program.tensor(t)) for n, t in zip(outputs, _output_tensors(program), strict=True)],
-        "states": states,
-        "labels": {o.name: list(o.labels) for o in program.outputs if o.labels},
+        "inputs": told(inputs, ports.inputs(program)),
+        "outputs": told(outputs, ports.outputs(program)),
+        "states": len(ports.states(program)),
+        "labels": ports.labels(program),
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from karui.errors import DataError, FileError, ToolError
 from karui.export.artifact import Artifact
-from karui.export.litert import METADATA
+from karui.export.ports import METADATA
 from karui.program.arithmetic import quantize
 from karui.program.program import Array
 
