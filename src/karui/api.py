@@ -280,7 +280,7 @@ def _program_of(run: str | Path) -> tuple[Program, Path]:
     path = Path(run)
     if path.suffix == ".karui":
         return codec.load(path), path.with_suffix("")
-    if not path.is_dir() and (":" in str(run) or str(run).lower().endswith(FILES)):
+    if not path.is_dir() and (":" in str(run) or str(run).lower().rpartition("@")[0].endswith(FILES) or str(run).lower().endswith(FILES)):
         network = resolve.network_of(str(run))
         return lower(network), path.with_suffix("") if path.exists() else Path(_checked_name(network.name))
     return codec.load(Run.open(path).directory / "program.karui"), path

@@ -1,9 +1,12 @@
 """What a user names → the thing: a module, a file or a name for a network; a name or "module:function" for data."""
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from karui import datasets, recipe
 from karui.data import Data
@@ -20,7 +23,7 @@ def network_of(source: Any, data: Data | None = None, *, folder: Path | None = N
     """A captured network from a Network, a module, a Keras model, ``"zoo:name"``, a file or ``"package.module:function"``.
 
     A module needs example inputs: those of ``data``; so does a file that leaves sizes open. folder: where a relative file and a user's
-    module are looked for.
+    module are looked for. A file that leaves sizes open may have its inputs' shapes behind its name: ``net.onnx@3x96x96``.
     """
     if isinstance(source, Network):
         return source
@@ -37,14 +40,30 @@ def network_of(source: Any, data: Data | None = None, *, folder: Path | None = N
     text = str(source)
     if text.startswith("zoo:"):
         return catalogue.load(text.removeprefix("zoo:"))
+    file, at, sizes = text.rpartition("@")
+    if at and file.lower().endswith(FILES):
+        return _file(file, folder, _example(text, sizes))
     if text.lower().endswith(FILES):
-        path = Path(text) if folder is None else folder / text
-        if not path.exists():
-            raise FileError(f"'{path}' does not exist; give a {_FILES} file, zoo:NAME (karui list), or package.module:function")
-        return capture(path, data.example(2) if data is not None and path.suffix == ".onnx" else None)
+        return _file(text, folder, data.example(2) if data is not None and text.lower().endswith(".onnx") else None)
     if ":" in text:
         return network_of(made(text, "network", folder), data, folder=folder)
     raise RecipeError(f"network '{text}' is neither zoo:NAME, a {_FILES} file nor package.module:function; karui list shows the zoo")
+
+
+def _file(name: str, folder: Path | None, example: tuple[Tensor, ...] | None) -> Network:
+    path = Path(name) if folder is None else folder / name
+    if not path.exists():
+        raise FileError(f"'{path}' does not exist; give a {_FILES} file, zoo:NAME (karui list), or package.module:function")
+    return capture(path, example)
+
+
+def _example(text: str, sizes: str) -> tuple[Tensor, ...]:
+    """Inputs without data, of the shapes that stand behind a file's name: ``3x96x96``, or several with commas."""
+    each = [shape.split("x") if shape else [] for shape in sizes.split(",")]  # nothing: one number a sample
+    shapes = [[int(size) if re.fullmatch(r"[1-9]\d{0,5}", size) else 0 for size in shape] for shape in each]
+    if not sizes or not all(0 < math.prod(shape) < 1 << 31 for shape in shapes):
+        raise RecipeError(f"network '{text}': expected the inputs' shapes without the batch behind @, as 3x96x96 or 3x96x96,10")
+    return tuple(torch.empty(2, *shape, device="meta") for shape in shapes)
 
 
 def data_of(source: Any, *, folder: Path | None = None) -> Data:

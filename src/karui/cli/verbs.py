@@ -34,7 +34,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="the folder that 
 AsJson = Annotated[bool, typer.Option("--json", help="print the facts as JSON, and nothing else, on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
 Control = Annotated[bool, typer.Option("--control", help="also train the original as long as the winner, uncompressed, and show it beside")]
-NETWORK = "zoo:NAME, a .pt2, .onnx or .tflite file, or package.module:function"
+NETWORK = "zoo:NAME, a .pt2, .onnx or .tflite file (FILE@3x96x96 where it leaves sizes open), or package.module:function"
 Seed = Annotated[int | None, typer.Option(help="one seed, one result (0, or the recipe's)")]
 
 

@@ -168,7 +168,7 @@ class _Reader:
         own = [size or 0 for size in (sizes[1:] if shape is None else shape[1:])]
         for axis, size in enumerate(own, start=1):
             if size < 1:
-                raise CaptureError(f"{where} has a free size in axis {axis}; pass an example, whose shape fixes it")
+                raise CaptureError(f"{where} has a free size in axis {axis}; pass an example, or its shape: FILE.onnx@3x96x96")
         return InputSpec(name=port.name, shape=tuple(own), dtype=str(dtype).removeprefix("torch.")), sizes[0] == 1
 
     # ── nodes ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -132,7 +132,7 @@ def _sample(scene: Scene, tensor: FileTensor, name: str, order: tuple[int, ...],
         raise CaptureError(f"{where} has the shape {list(tensor.shape)}; expected the batch as first axis, of size 1 or free")
     sizes = [tensor.signature[axis] for axis in order]
     if example is None and -1 in sizes[1:]:
-        raise CaptureError(f"{where} leaves axis {1 + sizes[1:].index(-1)} open; pass an example of the size that it shall have")
+        raise CaptureError(f"{where} leaves axis {1 + sizes[1:].index(-1)} open; pass an example, or its shape: FILE.tflite@96x96x3")
     if example is None:
         return sizes[1:]
     given = list(example.shape)
