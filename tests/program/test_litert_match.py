@@ -8,7 +8,7 @@ import pytest
 
 from karui.export.litert import write
 from karui.program.interpreter import Arithmetic, run
-from karui.program.program import Affine, Input, Program
+from karui.program.program import Affine, AffineValues, Input, Program
 from karui.run.litert import load
 from tests.program.builders import NHWC, PLAIN, Builder, depthwise, lenet, residual, sample
 
@@ -50,6 +50,24 @@ def test_conv2d(arithmetic: Arithmetic, tmp_path: Path, groups: int, relu: bool)
 def test_linear(arithmetic: Arithmetic, tmp_path: Path) -> None:
     b = Builder("linear", integer=True)
     check(b.finish(b.linear(b.input((200,), PLAIN), 64, name="fc")), 500, arithmetic, tmp_path)
+
+
+@both
+@pytest.mark.parametrize("share", [1e-4, 1e-7, 1e-12])
+def test_a_bias_beyond_32_bits(arithmetic: Arithmetic, tmp_path: Path, share: float) -> None:
+    """Channels that training let die: next to no weights, and a bias."""
+    b = Builder("dead", integer=True)
+    program = b.finish(b.conv2d(b.input((14, 14, 8), NHWC), 16, 3, name="conv", pad=1))
+    weight = program.weights["conv.weight"]
+    assert isinstance(weight.values, AffineValues)
+    scale = weight.values.scale.copy()
+    scale[:3] *= np.float32(share)
+    values = replace(weight.values, scale=scale)
+    program = replace(program, weights={**program.weights, "conv.weight": replace(weight, values=values)})
+    check(program, 24, arithmetic, tmp_path)
+    sample_ = sample(program, 2, seed=3)
+    there, here = run(program, sample_, arithmetic=arithmetic)[0], run(program, sample_)[0]
+    assert np.abs(there.astype(int) - here).max() <= 1
 
 
 @both

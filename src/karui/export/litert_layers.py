@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from karui.errors import UnsupportedOp
 from karui.export.codes import int8_term
 from karui.export.litert_graph import Graph, Held, cut, padded
 from karui.export.litert_windows import image, image_shape, is_same, steps, windows
 from karui.program.arithmetic import Term, quantization
-from karui.program.litert import bias_int32
+from karui.program.litert import layer_numbers
 from karui.program.program import Array, Op, Weight
 from karui.program.windows import square
 
@@ -56,15 +55,11 @@ def operands(graph: Graph, op: Op, arrange: Arrange = lambda w: w, axis: int = 0
     weight = graph.program.weights[op.weights["weight"]]
     source, term = graph.tensor(op.inputs[0]), codes_of(weight)
     if term is not None and graph.tensor(op.outputs[0]).dtype == "int8":
-        try:
-            bias = bias_int32(graph.program, op)
-        except UnsupportedOp:  # beyond 32 bits: in floats, then
-            pass
-        else:
-            unit = quantization(source)[0] * term.scale
-            like = Held(name="", shape=(), dtype="int32", scale=tuple(float(s) for s in unit))
-            held = [stored(graph, weight, term, axis, arrange), graph.constant(bias, "int32", f"{op.name}.bias", like=like)]
-            return graph.value(source.name), held, True
+        term, bias = layer_numbers(graph.program, op)
+        unit = quantization(source)[0] * term.scale
+        like = Held(name="", shape=(), dtype="int32", scale=tuple(float(s) for s in unit))
+        held = [stored(graph, weight, term, axis, arrange), graph.constant(bias, "int32", f"{op.name}.bias", like=like)]
+        return graph.value(source.name), held, True
     real = weight.real() if graph.tensor(op.outputs[0]).dtype == "int8" else None
     held = [real_weight(graph, op, "weight", arrange, axis) if real is None else graph.constant(arrange(real), "float32", weight.name)]
     if "bias" in op.weights:

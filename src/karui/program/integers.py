@@ -16,11 +16,15 @@ Rule = Callable[[Program, Op, list[Array], str], Array]
 
 def layer(program: Program, op: Op, arguments: list[Array], arithmetic: str) -> Array:
     """conv2d, conv1d, linear."""
-    sums = [_accumulators(program, op, arguments[0], term.codes) for term in karui.terms(program.weights[op.weights["weight"]])]
+
+    def sums_of(codes: NDArray[np.int32]) -> NDArray[np.int64]:
+        return _accumulators(program, op, arguments[0], codes)
+
     if arithmetic == "karui":
+        sums = [sums_of(term.codes) for term in karui.terms(program.weights[op.weights["weight"]])]
         requant = karui.requantization(program, op)
         return karui.requantize(sums[0] if len(sums) == 1 else np.stack(sums, -1), requant, *_bounds(program, op))
-    return _finished(program, op, litert.layer(program, op, sums[0], xnnpack=arithmetic == "xnnpack"))
+    return _finished(program, op, litert.layer(program, op, sums_of, xnnpack=arithmetic == "xnnpack"))
 
 
 def add(program: Program, op: Op, arguments: list[Array], arithmetic: str) -> Array:

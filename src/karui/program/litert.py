@@ -1,10 +1,10 @@
 """LiteRT's two integer arithmetics, restated: the reference kernels (``litert_ref``) and XNNPACK's (``xnnpack``).
 
 The formulas are in docs/adr/0001-three-integer-arithmetics.md; tests/program/test_litert_match.py holds them against the real kernels.
-A ``.tflite`` carries the bias in 32 bits (``bias_int32``), one scale per output channel and nothing else of what ``karui`` uses.
+A ``.tflite`` carries the bias in 32 bits (``layer_numbers``), one scale per output channel and nothing else of what ``karui`` uses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from karui.program.arithmetic import Term, bias_values, quantization, terms
 from karui.program.program import Array, Op, Program
 
 Integers = NDArray[np.int64]
+MOST_BIAS = 2**30  # of 32 bits with a sign: the other half is for the sum of products
 
 
 def single_term(program: Program, op: Op) -> Term:
@@ -26,17 +27,22 @@ def single_term(program: Program, op: Op) -> Term:
     return first
 
 
-def bias_int32(program: Program, op: Op) -> NDArray[np.int32]:
-    """The bias as LiteRT stores it: ``rint(bias / (sx · sw))`` per output channel, float64 inside."""
-    step = float(quantization(program.tensor(op.inputs[0]))[0]) * single_term(program, op).scale.astype(np.float64)
+def layer_numbers(program: Program, op: Op) -> tuple[Term, NDArray[np.int32]]:
+    """The weight and the bias as LiteRT stores them; the bias is ``rint(bias / (sx · sw))`` per output channel, float64 inside.
+
+    A channel whose bias would be beyond 2^30, because its weights are next to nothing, gets a wider step: the weights lose places that the
+    output couldn't show, and the accumulator stays within 32 bits.
+    """
+    term = single_term(program, op)
+    sx = np.float64(quantization(program.tensor(op.inputs[0]))[0])
     real = bias_values(program, op).astype(np.float64)
-    codes = np.rint(np.divide(real, step, out=np.zeros_like(real), where=step != 0))
-    if not (np.abs(codes) < 2**31).all():
-        channel = int(np.argmax(~(np.abs(codes) < 2**31)))
-        raise UnsupportedOp(
-            f"'{op.name}' ({op.kind}): the bias of channel {channel} needs more than LiteRT's 32 bits; its weights are too small"
-        )
-    return codes.astype(np.int32)
+    least = (np.abs(real) / (sx * MOST_BIAS)).astype(np.float32)
+    if (least > term.scale).any():
+        scale = np.maximum(term.scale, np.nextafter(least, np.float32(np.inf)))
+        share = (term.scale.astype(np.float64) / scale).reshape(-1, *(1,) * (term.codes.ndim - 1))
+        term = Term(codes=np.rint(term.codes * share).astype(np.int32), scale=scale)
+    step = sx * term.scale.astype(np.float64)
+    return term, np.rint(np.divide(real, step, out=np.zeros_like(real), where=step != 0)).astype(np.int32)
 
 
 def quantize_multiplier(real: float | np.float64) -> tuple[int, int]:
@@ -74,11 +80,12 @@ def _double_rounding(x: Integers, multiplier: Integers | int, exponent: Integers
     return (high >> right) + ((high & mask) > ((mask >> 1) + (high < 0)))
 
 
-def layer(program: Program, op: Op, accumulators: Integers, *, xnnpack: bool) -> Integers:
-    """Accumulators of a conv or linear (without bias) to codes without zero point."""
-    scale = single_term(program, op).scale
+def layer(program: Program, op: Op, sums: Callable[[NDArray[np.int32]], Integers], *, xnnpack: bool) -> Integers:
+    """A conv or linear to codes without zero point. sums: its accumulators (without bias) for weight codes."""
+    term, bias = layer_numbers(program, op)
+    scale = term.scale
     sx, sy = (quantization(program.tensor(name))[0] for name in (op.inputs[0], op.outputs[0]))
-    total = accumulators + bias_int32(program, op)
+    total = sums(term.codes) + bias
     if xnnpack:
         return _float_product(total, sx * scale / sy)
     real = np.float64(sx) * scale.astype(np.float64) / np.float64(sy)
