@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +12,7 @@ import numpy as np
 from karui.errors import ToolError
 from karui.run.elf import Sections, sections
 
-__all__ = ["Sections", "Timing", "interleaved", "latency", "require_quiet", "sections"]
+__all__ = ["Sections", "Timing", "interleaved", "latency", "require_quiet", "sections", "timing"]
 
 SECONDS = 0.5  # of measuring, for each call
 WARM_UP = 0.05
@@ -47,7 +47,7 @@ def interleaved(calls: Mapping[Key, Call], *, seconds: float = SECONDS) -> dict[
     while time.perf_counter() < end or any(len(times) < 5 for times in found.values()):
         for key, call in calls.items():
             found[key].append(_once(call, repeats[key]))
-    return {key: _timing(times) for key, times in found.items()}
+    return {key: timing(times) for key, times in found.items()}
 
 
 def _warmed(call: Call) -> int:
@@ -66,7 +66,8 @@ def _once(call: Call, repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def _timing(times: list[float]) -> Timing:
+def timing(times: Sequence[float]) -> Timing:
+    """What single measurements, in seconds, come to."""
     p10, median, p90 = (float(v) * 1e3 for v in np.percentile(times, [10, 50, 90]))
     return Timing(median_ms=median, p10=p10, p90=p90, runs=len(times))
 
