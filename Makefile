@@ -25,10 +25,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)   ## compress the shipped LeNet-5 under a budget; results in runs/demo
 	$(BIN)/karui demo -o runs/demo
 
-emulators:       # other processors, for the tests that need them; where this isn't root's Debian they are skipped
-	@command -v qemu-aarch64 >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
-	  apt-get install -qq -y --no-install-recommends qemu-user >/dev/null 2>&1 || \
-	  { apt-get update -qq && apt-get install -qq -y --no-install-recommends qemu-user; } >/dev/null 2>&1 || true
+# What some tests need besides Python: processors that aren't here, and an SSH server (not where its service would start with it). Where this
+# isn't root's Debian, or it fails, those tests are skipped and say what to install.
+LACKING = $(shell command -v qemu-aarch64 >/dev/null || echo qemu-user) \
+          $(shell test -x /usr/sbin/sshd -o -d /run/systemd/system || echo openssh-server)
+emulators:
+	@test -z "$(strip $(LACKING))" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+	  apt-get install -qq -y --no-install-recommends $(LACKING) >/dev/null 2>&1 || \
+	  { apt-get update -qq && apt-get install -qq -y --no-install-recommends $(LACKING); } >/dev/null 2>&1 || true
 
 test: $(READY) emulators  ## the tests, without the long proofs
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
