@@ -8,7 +8,7 @@ import numpy as np
 
 from karui.export import c
 from karui.program.interpreter import run
-from karui.program.program import Array, Program
+from karui.program.program import Affine, Array, Program, Sign
 from karui.run import host
 
 QUICK = ("-O1", "-fPIC")  # the compiler is most of the time of these tests
@@ -36,13 +36,18 @@ def merged(programs: Mapping[str, Program]) -> Program:
 
 
 def inputs_of(program: Program, count: int = 3, seed: int = 0) -> list[Array]:
-    """Random inputs; integers use all their codes, floats go beyond what int8 can hold."""
+    """Random inputs; integers use all codes that their quantization has, floats go beyond what int8 can hold."""
     rng = np.random.default_rng(seed)
     arrays: list[Array] = []
     for entry in program.inputs:
         t = program.tensor(entry.tensor)
         shape = (count, *t.shape)
+        if isinstance(t.quant, Sign):
+            arrays.append((2 * rng.integers(0, 2, shape) - 1).astype(np.int8))
+            continue
         low, high = {"uint8": (0, 256), "int32": (0, 3)}.get(t.dtype, (-128, 128))
+        if isinstance(t.quant, Affine) and t.quant.bits < 8:
+            low, high = -(1 << t.quant.bits >> 1), 1 << t.quant.bits >> 1
         floats = t.dtype == "float32"
         arrays.append((2 * rng.standard_normal(shape)).astype(np.float32) if floats else rng.integers(low, high, shape).astype(t.dtype))
     return arrays

@@ -22,6 +22,12 @@ class Geometry:
         """Output pixels."""
         return self["oh"] * self["ow"]
 
+    @property
+    def bordered(self) -> tuple[int, int]:
+        """Rows and pixels of a row of the image in its border, as far as it is read."""
+        high = max(self["top"] + self["h"], (self["oh"] - 1) * self["sy"] + (self["kh"] - 1) * self["dy"] + 1)
+        return high, max(self["left"] + self["w"], (self["ow"] - 1) * self["sx"] + (self["kw"] - 1) * self["dx"] + 1)
+
 
 def geometry(source: Source, op: Op) -> Geometry:
     """Sizes of any layer as those of a 2-D convolution."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from karui.export.c_geometry import Geometry, geometry
 from karui.export.c_panels import Numbers, depthwise, listed, numbers_of, panels
+from karui.export.c_signs import signs
 from karui.export.c_source import Source, structure
 from karui.export.c_text import number
 from karui.export.c_weights import Coded, coded
@@ -34,6 +35,8 @@ def layer(source: Source, op: Op) -> None:
 def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     requant = requantization(source.program, op)
     several = w.raw_zero is not None or requant.multiplier.ndim == 2
+    if signs(source, op, g):
+        return
     if source.machine.sets and not several and (numbers := numbers_of(source, op, g)) is not None:
         _panels(source, op, g, w, numbers)
         return

@@ -66,7 +66,7 @@ def listed(source: Source, op: Op, n: Numbers) -> bool:
         return False
     y, x, j = np.meshgrid(np.arange(f["runs_y"]), np.arange(f["runs_x"]), np.arange(f["fours"]), indexing="ij")
     places = (y * f["run_y"] + x * f["run_x"] + j * DEEP).reshape(-1)
-    tables = _tables(n, n.folded) | {"weights": n.fours[there], "ends": there.sum(1).cumsum().astype(np.int32)}
+    tables = in_panels(n, n.folded) | {"weights": n.fours[there], "ends": there.sum(1).cumsum().astype(np.int32)}
     tables["list"] = np.concatenate([places[each] for each in there] + [np.zeros(1, int)]).astype(np.int32)  # never empty
     _call(source, op, "k_listed_i8", n, tables, copy=n.copy + SLACK)
     return True
@@ -113,10 +113,10 @@ def numbers_of(source: Source, op: Op, g: Geometry) -> Numbers | None:
 def _weights(source: Source, n: Numbers, w: Coded, table: NDArray[np.int8], unpacked: int) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """The tables of a layer, and its scratch where weights are decoded on the device."""
     if w.in_place:
-        return _tables(n, n.folded) | {"weights": table}, ["NULL"] * 4
+        return in_panels(n, n.folded) | {"weights": table}, ["NULL"] * 4
     scratch = [source.take("int8_t", unpacked), source.take("int8_t", w.inputs)]
     scratch += [source.take("k_index", w.most), source.take("int8_t", w.most)] if w.sparse else ["NULL", "NULL"]
-    return _tables(n, n.requant.bias), scratch
+    return in_panels(n, n.requant.bias), scratch
 
 
 def _call(
@@ -153,8 +153,7 @@ def _geometry(source: Source, op: Op, g: Geometry) -> tuple[dict[str, int], int]
     """The fields of ``k_panels``, and the bytes of the copy, without those behind it."""
     width = g["c"] // g["groups"]
     whole = g["groups"] == 1 and g["dx"] == 1  # the taps of a line are neighbours
-    high = max(g["top"] + g["h"], (g["oh"] - 1) * g["sy"] + (g["kh"] - 1) * g["dy"] + 1)
-    wide = max(g["left"] + g["w"], (g["ow"] - 1) * g["sx"] + (g["kw"] - 1) * g["dx"] + 1)
+    high, wide = g.bordered
     line = wide * g["c"]
     length = g["kw"] * width if whole else width
     fields = {name: g[name] for name in ("h", "w", "c", "top", "left", "ow", "o", "groups")}
@@ -165,7 +164,7 @@ def _geometry(source: Source, op: Op, g: Geometry) -> tuple[dict[str, int], int]
     return fields, high * line
 
 
-def _tables(n: Numbers, bias: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+def in_panels(n: Numbers, bias: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     """Multipliers in the order of the channels; biases and shifts with the even channels of each panel first."""
 
     def halves(values: NDArray[Any]) -> NDArray[np.int64]:

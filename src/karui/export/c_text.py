@@ -97,6 +97,9 @@ RUNTIME = (
     "panel_avx2",
     "panel_vnni",
     "panel_arm",
+    "signs",
+    "signs_avx2",
+    "signs_arm",
 )
 _DEFINES = re.compile(r"^(?:static [\w *]*?(k_\w+)\(|typedef [^;{]*?(k_\w+)[(;]|\} (k_\w+);|#define (k_\w+))", re.M)
 _NAME = re.compile(r"\bk_\w+")

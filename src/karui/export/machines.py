@@ -11,6 +11,7 @@ class Machine:
 
     sets: the function of c_runtime that chooses, on the device, among the instruction sets that the program may use; None: portable C only.
     unsign: 128 where its instructions want inputs without a sign, else 0. most_code: the largest |weight| that they bear.
+    signs: the function that chooses among those for weights of one bit. spread: bytes in which eight bits of an activation lie for them.
     """
 
     name: str
@@ -18,16 +19,25 @@ class Machine:
     sets: str | None = None
     unsign: int = 0
     most_code: int = 128
+    signs: str = "k_signs_plain"
+    spread: int = 1
 
 
 MACHINES = {
     each.name: each
     for each in (
         Machine(name="portable", about="any processor: plain C99"),
-        Machine(name="x86-64-v3", about="PCs with AVX2", sets="k_set_v3", unsign=128),
-        Machine(name="x86-64-v4", about="AVX-512 with VNNI, AVX2 where those are missing", sets="k_set_v4", unsign=128),
-        Machine(name="pi4", about="Raspberry Pi 3 and 4, every 64-bit ARM: NEON", sets="k_set_neon", most_code=127),
-        Machine(name="pi5", about="Raspberry Pi 5: dot products, NEON without them", sets="k_set_dot", most_code=127),
+        Machine(name="x86-64-v3", about="PCs with AVX2", sets="k_set_v3", unsign=128, signs="k_signs_v3", spread=2),
+        Machine(
+            name="x86-64-v4",
+            about="AVX-512 with VNNI, AVX2 where those are missing",
+            sets="k_set_v4",
+            unsign=128,
+            signs="k_signs_v3",
+            spread=2,
+        ),
+        Machine(name="pi4", about="Raspberry Pi 3 and 4, every 64-bit ARM: NEON", sets="k_set_neon", most_code=127, signs="k_signs_neon"),
+        Machine(name="pi5", about="Raspberry Pi 5: dot products, NEON without them", sets="k_set_dot", most_code=127, signs="k_signs_neon"),
     )
 }
 PORTABLE = MACHINES["portable"]

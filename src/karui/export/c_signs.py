@@ -1,0 +1,178 @@
+"""Layers whose weights are −1 and +1 over activations of few bits: how their numbers lie for c_runtime/signs.c.
+
+A code is ``low`` + step · Σ 2^i · bit i, so with P of a channel's K weights at +1, and D_i of them other than their bit of plane i,
+
+    Σ weight · (code − zero point) = (low − zero point) · (2P − K) + step · ((2^planes − 1) · P − Σ 2^i · D_i)
+
+which for codes −1 and +1 is the well-known K − 2·D. All but the last sum is the same for each pixel, and goes into the bias. Nothing is
+assumed of a tensor's quantization: which codes it may hold follows from the op that wrote it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from karui.export.c_geometry import Geometry
+from karui.export.c_panels import WIDE, Numbers, in_panels
+from karui.export.c_source import Source, structure
+from karui.program.arithmetic import bounds, code_range, quantization, requantization
+from karui.program.program import Affine, AffineValues, Array, Dense, Op, Program, SignValues
+
+BLOCK = 2 * WIDE  # output channels side by side
+MOST_PLANES = 2  # with more, eight bits at a time are as fast
+FEWEST = 8  # inputs of a tap, which fill a byte
+
+_MOVES = ("reshape", "transpose", "slice", "concat", "pad", "max_pool2d", "max_pool1d", "upsample_nearest2d")
+_CLAMPED = ("conv2d", "conv1d", "linear", "add", "mul", "mean", "avg_pool2d", "avg_pool1d", "clamp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planes:
+    """Activations as planes of bits. fill: what stands for zero, less ``low``; None where no code does."""
+
+    count: int
+    low: int
+    step: int
+    zero: int
+    fill: int | None
+
+    @property
+    def top(self) -> int:
+        """The greatest number that a code's bits make."""
+        return (1 << self.count) - 1
+
+
+def signs(source: Source, op: Op, g: Geometry) -> bool:
+    """The layer by bits. False, and nothing is written, where its weights, its activations or its size aren't for that."""
+    weight = source.program.weights[op.weights["weight"]]
+    width = g["c"] // g["groups"]
+    if not isinstance(weight.values, SignValues) or not isinstance(weight.support, Dense) or width < FEWEST:
+        return False
+    planes = planes_of(source.program, op.inputs[0])
+    codes = weight.codes().reshape(g["o"], g["kh"] * g["kw"], width)
+    if planes is None or codes[0].size * planes.top > 0xFFFF or abs(planes.low - planes.zero) * width > 0x7FFF:  # 16 bits each
+        return False
+    numbers = _numbers(source, op, g, planes, codes)
+    if numbers is None:
+        return False
+    low, high = bounds(op, source.tensor(op.outputs[0]))
+    tables = {name: source.table(f"{op.name}.signs.{name}", each) for name, each in in_panels(numbers, numbers.folded).items()}
+    panel = source.constant(f"{op.name}.panel", "k_panel_weight", structure(**tables, quick=int(numbers.quick), low=low, high=high))
+    fields = {role: source.table(f"{op.name}.signs.{role}", each) for role, each in _weights(g, planes, codes).items()}
+    fields |= {"outside": "NULL"} if "outside" not in fields else {}
+    fields |= {name: g[name] for name in ("kh", "kw", "sy", "sx", "dy", "dx")}
+    lay, copy = _geometry(source, g)
+    fields |= {"spread": source.machine.spread, "part": -(-width // 8) * source.machine.spread, "whole": copy}
+    fields |= {"planes": planes.count, "low": planes.low, "fill": planes.fill or 0, "step": planes.step}
+    layer = source.constant(f"{op.name}.signs", "k_signs", structure(lay=structure(**lay), **fields))
+    store = source.chosen("store") if source.machine.sets else source.use("k_store_plain")
+    x, y = source.place(op.inputs[0]), source.place(op.outputs[0])
+    copied = source.take("uint8_t", copy * planes.count)
+    source.call("k_signs_i8", x, y, f"&{layer}", f"&{panel}", f"{source.use(source.machine.signs)}()", store, copied)
+    return True
+
+
+# ── which codes a tensor may hold ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def planes_of(program: Program, name: str) -> Planes | None:
+    """The planes of an int8 tensor; None where there would be too many of them."""
+    found = codes_of(program, name)
+    if not found:
+        return None
+    low, high, zero = min(found), max(found), quantization(program.tensor(name))[1]
+    if len(found) <= 2:
+        step = max(1, high - low)
+        fill = (zero - low) // step if zero in (low, low + step) else None
+        return Planes(count=1, low=low, step=step, zero=zero, fill=fill)
+    count = (high - low).bit_length()
+    fill = zero - low if 0 <= zero - low < 1 << count else None
+    return Planes(count=count, low=low, step=1, zero=zero, fill=fill) if count <= MOST_PLANES else None
+
+
+def codes_of(program: Program, name: str) -> frozenset[int] | None:
+    """The codes that a tensor may hold; None where nothing says so.
+
+    Inputs are what their quantization says, as their caller promises: of signs, −1 and +1. A layer or a quantize that writes signs may
+    write 0 as well.
+    """
+    tensor = program.tensor(name)
+    if any(entry.tensor == name for entry in program.inputs):
+        low, high = code_range(tensor)
+        return frozenset(range(low, high + 1)) if isinstance(tensor.quant, Affine) else frozenset((-1, 1))
+    op = next((op for op in program.ops if name in op.outputs), None)
+    if op is None or tensor.dtype != "int8":
+        return None
+    if op.kind in _CLAMPED:
+        low, high = bounds(op, tensor)
+        return frozenset(range(low, high + 1))
+    if op.kind == "quantize":
+        low, high = code_range(tensor)
+        return frozenset(range(low, high + 1))
+    if op.kind == "lookup":
+        table = program.weights[op.weights["table"]].values
+        return frozenset(table.codes.reshape(-1).tolist()) if isinstance(table, AffineValues) else None
+    if op.kind not in _MOVES:
+        return None
+    parts = [codes_of(program, each) for each in op.inputs]
+    value = op.attributes.get("value")
+    extra = {quantization(tensor)[1] if value is None else int(value)} if op.kind == "pad" else set()
+    return None if None in parts else frozenset(extra.union(*(part for part in parts if part is not None)))
+
+
+# ── numbers ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _numbers(source: Source, op: Op, g: Geometry, planes: Planes, codes: NDArray[np.int32]) -> Numbers | None:
+    """The requantization of sums of bits that differ; None where its bias could take more bits than there are."""
+    requant, ones = requantization(source.program, op), (codes > 0).sum((1, 2), dtype=np.int64)
+    most = codes[0].size * (planes.step * planes.top + abs(planes.low - planes.zero))  # bits that differ, and what the border adds
+    constant = (planes.low - planes.zero) * (2 * ones - codes[0].size) + planes.step * planes.top * ones
+    exact = [int(b) + int(c) * int(m) for b, c, m in zip(requant.bias, constant, requant.multiplier, strict=True)]
+    reach = [abs(b) + most * abs(int(m)) for b, m in zip(exact, requant.multiplier, strict=True)]
+    if max(reach, default=0) >= 2**63:
+        return None
+    quick = all(int(s) >= 32 and r >> int(s) < 2**31 for r, s in zip(reach, requant.shift, strict=True))
+    outputs = g["o"] // g["groups"]
+    return Numbers(
+        fields={},
+        copy=0,
+        groups=g["groups"],
+        outputs=outputs,
+        each=-(-outputs // WIDE),
+        codes=codes.reshape(g["o"], -1).astype(np.int8),
+        requant=requant,
+        folded=np.array(exact, np.int64),
+        quick=quick,
+    )
+
+
+def _weights(g: Geometry, planes: Planes, codes: NDArray[np.int32]) -> dict[str, Array]:
+    """Bits of the weights, [groups, blocks, taps, bytes, 32], and what taps in the border add where no code is zero."""
+    outputs, taps = g["o"] // g["groups"], codes.shape[1]
+    blocks = -(-outputs // BLOCK)
+    packed = np.packbits(codes > 0, axis=2, bitorder="little")
+    whole = np.zeros((g["groups"], blocks * BLOCK, *packed.shape[1:]), np.uint8)
+    whole[:, :outputs] = packed.reshape(g["groups"], outputs, *packed.shape[1:])
+    blocked = whole.reshape(g["groups"], blocks, BLOCK, taps, -1).transpose(0, 1, 3, 4, 2)
+    tables: dict[str, Array] = {"weights": np.ascontiguousarray(blocked)}
+    if planes.fill is None and g.bordered != (g["h"], g["w"]):
+        adds = np.zeros((taps, g["groups"], blocks * BLOCK), np.int64)
+        adds[..., :outputs] = -(planes.low - planes.zero) * codes.sum(2).T.reshape(taps, g["groups"], outputs)
+        tables["outside"] = adds.astype(np.int16)
+    return tables
+
+
+def _geometry(source: Source, g: Geometry) -> tuple[dict[str, Any], int]:
+    """The fields of ``k_panels``, and the bytes of a plane in its border."""
+    each = -(-(g["c"] // g["groups"]) // 8)
+    pixel = g["groups"] * each * source.machine.spread
+    whole = g["groups"] == 1 and g["dx"] == 1  # the taps of a line are neighbours
+    high, wide = g.bordered
+    line = wide * pixel
+    fields = {name: g[name] for name in ("h", "w", "c", "top", "left", "ow", "o", "groups")}
+    fields |= {"high": high, "wide": wide, "pixels": g.pixels, "down": g["sy"] * line, "along": g["sx"] * pixel}
+    fields |= {"runs_y": g["kh"], "runs_x": 1 if whole else g["kw"], "run_y": g["dy"] * line, "run_x": g["dx"] * pixel}
+    return fields | {"fours": each * (g["kw"] if whole else 1)}, high * line

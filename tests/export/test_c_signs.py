@@ -1,0 +1,129 @@
+"""Layers of weights of one bit over few-bit activations: the interpreter's integers, whatever codes stand for zero and for the border."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from karui.export import c
+from karui.export.c_signs import MOST_PLANES, codes_of, planes_of
+from karui.export.machines import MACHINES
+from karui.program.interpreter import run
+from karui.program.program import Affine, AffineValues, Op, Program, Sign, SignValues
+from karui.run import compiler, host
+from tests.export.many import QUICK, agree, inputs_of, merged
+from tests.export.test_c_layers import output_shape
+from tests.program.single_op import affine, floats, program, tensor, weight
+
+Quant = Affine | Sign
+WITHOUT = (*QUICK, "-DMODEL_PLAIN")
+
+
+def bits(count: int, zero_point: int) -> Affine:
+    """Codes of few bits."""
+    return Affine(bits=count, scale=0.5, zero_point=zero_point)
+
+
+ACTIVATIONS: dict[str, Quant] = {
+    "0 and 1": bits(1, -1),
+    "-1 and 0": bits(1, 0),
+    "signs": Sign(scale=0.5),
+    "two bits": bits(2, -2),
+    "two bits, zero inside": bits(2, 1),
+}
+
+
+def layer(
+    shape: Sequence[int],
+    outputs: int,
+    quant: Quant = ACTIVATIONS["signs"],
+    *,
+    kernel: Sequence[int] = (3, 3),
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (1, 1, 1, 1),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+    y: Quant | None = None,
+    seed: int = 0,
+) -> Program:
+    """A layer of signs; linear where the shape has no rows and columns. Some channels have a scale below the others', some have a bias."""
+    rng = np.random.default_rng(seed)
+    kind = {1: "linear", 2: "conv1d", 3: "conv2d"}[len(shape)]
+    of = (outputs, *(kernel if kind == "conv2d" else kernel[:1] if kind == "conv1d" else ()), shape[-1] // groups)
+    scale = np.exp(rng.normal(-3, 1.0, outputs)).astype(np.float32)
+    w = weight("weight", SignValues(codes=(2 * rng.integers(0, 2, of) - 1).astype(np.int8), scale=scale))
+    a: dict[str, Any] = {"stride": list(stride), "padding": list(padding), "dilation": list(dilation), "groups": groups}
+    if kind == "conv1d":
+        a |= {"stride": stride[0], "padding": list(padding[:2]), "dilation": dilation[0]}
+    a = {} if kind == "linear" else a
+    out = output_shape(kind, tuple(shape), of, a)
+    bias = floats(rng.standard_normal(outputs).astype(np.float32))
+    ends = [tensor("x", shape, quant)], [tensor("y", out, y or affine(0.02 * 4 ** rng.random(), int(rng.integers(-40, 40))))]
+    clamp = None if y else [int(rng.integers(-128, -20)), int(rng.integers(20, 128))]
+    p = program(kind, *ends, {"weight": bias, "bias": bias}, **a, clamp=clamp)
+    return Program(**{**vars(p), "weights": {**p.weights, "weight": w}})
+
+
+def sizes() -> dict[str, Program]:
+    """Every geometry with every kind of activation."""
+    cases: dict[str, dict[str, Any]] = {
+        "64 channels": dict(shape=(5, 5, 64), outputs=64),
+        "33 outputs": dict(shape=(4, 6, 40), outputs=33),
+        "three blocks": dict(shape=(3, 5, 16), outputs=70),
+        "17 outputs, nine pixels": dict(shape=(3, 3, 9), outputs=17),
+        "5 outputs": dict(shape=(4, 4, 12), outputs=5),
+        "long": dict(shape=(3, 3, 300), outputs=40),
+        "1 x 1": dict(shape=(3, 7, 100), outputs=48, kernel=(1, 1), padding=[0, 0, 0, 0]),
+        "1 x 1, padded": dict(shape=(4, 4, 33), outputs=20, kernel=(1, 1), padding=[1, 0, 2, 1], stride=(2, 2)),
+        "strides": dict(shape=(9, 11, 24), outputs=32, stride=(2, 3)),
+        "dilation": dict(shape=(9, 9, 16), outputs=20, dilation=(2, 3), padding=[2, 3, 2, 3]),
+        "groups": dict(shape=(5, 5, 36), outputs=99, groups=3),
+        "groups of 8": dict(shape=(5, 4, 32), outputs=12, groups=4),
+        "wider than it is read": dict(shape=(8, 8, 16), outputs=16, kernel=(1, 1), padding=[0, 0, 0, 0], stride=(3, 3)),
+        "one row of padding": dict(shape=(4, 4, 9), outputs=16, padding=[0, 2, 3, 0]),
+        "one pixel": dict(shape=(3, 3, 20), outputs=40, padding=[0, 0, 0, 0]),
+        "nothing but border": dict(shape=(1, 1, 8), outputs=33, padding=[3, 3, 3, 3], kernel=(2, 2)),
+        "5 x 5": dict(shape=(6, 7, 11), outputs=8, kernel=(5, 5), padding=[2, 2, 2, 2]),
+        "1-D": dict(shape=(12, 19), outputs=35, kernel=(5,), padding=[2, 2]),
+        "linear": dict(shape=(130,), outputs=75),
+        "linear, short": dict(shape=(8,), outputs=3),
+    }
+    return {
+        f"{name}, {what}": layer(**case, quant=quant, seed=17 * i + j)
+        for i, (name, case) in enumerate(cases.items())
+        for j, (what, quant) in enumerate(ACTIVATIONS.items())
+    }
+
+
+SIZES = sizes()
+
+
+def same(p: Program, folder: Path, machine: str, flags: tuple[str, ...] = QUICK, compiler: str | None = None) -> None:
+    inputs = inputs_of(p, seed=1)
+    agree(p, host.build(c.write(p, folder, machine=machine), flags=flags, compiler=compiler).run(inputs), run(p, inputs))
+
+
+@pytest.mark.parametrize("flags", [QUICK, WITHOUT, ("-O3", "-fPIC")], ids=["O1", "no sets", "O3"])
+@pytest.mark.parametrize("machine", MACHINES)
+def test_sizes(machine: str, flags: tuple[str, ...], tmp_path: Path) -> None:
+    same(merged(SIZES), tmp_path, machine, flags)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_another_compiler(machine: str, tmp_path: Path) -> None:
+    same(merged(SIZES), tmp_path, machine, ("-O1", "-fPIC"), " ".join(compiler.ziglang()))
+
+
+def test_they_are_computed_in_bits() -> None:
+    for name, p in SIZES.items():
+        assert "k_signs_i8" in c.model(p).kernels, name
+        assert not {"k_dense_i8", "k_codes_packed"} & set(c.model(p).kernels), name
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_alone_it_brings_just_its_kernels(machine: str, tmp_path: Path) -> None:
+    source = c.write(SIZES["linear, signs"], tmp_path, machine=machine).main
+    compiler.compile_c(["gcc"], [*host.STRICT, "-O2", "-c", "-o", "/dev/null", source], what="it")
