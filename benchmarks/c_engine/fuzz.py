@@ -1,5 +1,7 @@
 """Line 7: random layers of every support and every way of writing values, on each set of instructions, against the interpreter.
 
+A sixth of them are of signs over activations of one or two bits, which have kernels of their own.
+
 A hundred of them are one program, so that a compiler is called a hundred times less; AddressSanitizer and UBSan watch those of the host, in
 a process of their own.
 """
@@ -16,7 +18,7 @@ from benchmarks.harness import Row, skipped
 from karui.errors import ToolError
 from karui.export import c as c_target
 from karui.program import interpreter
-from karui.program.program import Op, Program
+from karui.program.program import Affine, Op, Program, Sign
 from karui.program.shapes import output_shapes
 from karui.run import host, qemu
 from tests.export.many import inputs_of, merged
@@ -75,14 +77,18 @@ def random_layer(seed: int) -> Program:
     attributes = {} if kind == "linear" else attributes
     if kind == "conv1d":
         attributes |= {"stride": stride[0], "dilation": dilation[0]}
-    support, values = SUPPORTS[draw(0, 3)], VALUES[draw(1, 4)]
+    support, values, x = SUPPORTS[draw(0, 3)], VALUES[draw(1, 4)], affine(0.05, draw(-128, 127))
+    if rng.random() < 1 / 6:
+        few = draw(1, 2)
+        support, values = "dense", "sign"
+        x = Sign(scale=0.05) if rng.random() < 0.3 else Affine(bits=few, scale=0.05, zero_point=draw(-few, few - 1))
     w = make_weight(
         support, values, (outputs, *kernel, inputs // groups), seed=seed, density=float(rng.random()), bits=draw(1, 8), name="weight"
     )
     out = output_shapes(Op(kind=kind, name="", inputs=(), outputs=("y",), attributes=attributes), [shape], {"weight": w.shape}, [])[0]
     y = affine(0.02 * 10 ** rng.random(), draw(-100, 100))
     bias = floats(rng.standard_normal(outputs).astype(np.float32))
-    ends = [tensor("x", shape, affine(0.05, draw(-128, 127)))], [tensor("y", out, y)]
+    ends = [tensor("x", shape, x)], [tensor("y", out, y)]
     made = single(kind, *ends, {"weight": bias, "bias": bias}, **attributes, clamp=[draw(-128, 0), draw(1, 127)])
     return Program(**{**vars(made), "weights": {**made.weights, "weight": integral(w)}})
 

@@ -1,7 +1,6 @@
 """Layers of weights of one bit over few-bit activations: the interpreter's integers, whatever codes stand for zero and for the border."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,15 @@ import numpy as np
 import pytest
 
 from karui.export import c
-from karui.export.c_signs import MOST_PLANES, codes_of, planes_of
+from karui.export.c_signs import codes_of, planes_of
 from karui.export.machines import MACHINES
 from karui.program.interpreter import run
-from karui.program.program import Affine, AffineValues, Op, Program, Sign, SignValues
+from karui.program.program import Affine, Array, Input, Op, Program, Sign, SignValues, Tensor, Values
 from karui.run import compiler, host
 from tests.export.many import QUICK, agree, inputs_of, merged
 from tests.export.test_c_layers import output_shape
-from tests.program.single_op import affine, floats, program, tensor, weight
+from tests.program.single_op import affine, floats, int8, program, tensor, weight
+from tests.program.weights import make_weight
 
 Quant = Affine | Sign
 WITHOUT = (*QUICK, "-DMODEL_PLAIN")
@@ -127,3 +127,79 @@ def test_they_are_computed_in_bits() -> None:
 def test_alone_it_brings_just_its_kernels(machine: str, tmp_path: Path) -> None:
     source = c.write(SIZES["linear, signs"], tmp_path, machine=machine).main
     compiler.compile_c(["gcc"], [*host.STRICT, "-O2", "-c", "-o", "/dev/null", source], what="it")
+
+
+# ── what comes before ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def behind(kind: str, x: Tensor, quant: Quant, weights: dict[str, Values] | None = None, **attributes: Any) -> Program:
+    """A layer of signs behind another op, which writes what it reads."""
+    first = layer((4, 5, 16), 20, quant, seed=3)
+    op = Op(
+        kind=kind, name="first", inputs=("before",), outputs=("x",), weights={r: f"first.{r}" for r in weights or {}}, attributes=attributes
+    )
+    more = {f"first.{role}": weight(f"first.{role}", values) for role, values in (weights or {}).items()}
+    return Program(
+        name="two",
+        tensors={**first.tensors, "before": x},
+        weights={**first.weights, **more},
+        ops=(op, *first.ops),
+        inputs=(Input(name="before", tensor="before"),),
+        outputs=first.outputs,
+    )
+
+
+def table(codes: Array | list[int]) -> dict[str, Values]:
+    return {"table": int8(np.resize(codes, 256).astype(np.int8), 1.0)}
+
+
+IMAGE, SMALLER = (4, 5, 16), (2, 3, 16)
+CHAINS: dict[str, tuple[Program, int]] = {  # and the planes of what the layer reads
+    "floats to signs, of which some are 0": (behind("quantize", tensor("before", IMAGE, None), Sign(scale=1.0)), 2),
+    "floats to one bit": (behind("quantize", tensor("before", IMAGE, None), bits(1, -1)), 1),
+    "a table of signs": (behind("lookup", tensor("before", IMAGE, affine(1.0)), Sign(scale=1.0), table([-1, 1, 1])), 1),
+    "a table of two codes far apart": (behind("lookup", tensor("before", IMAGE, affine(1.0)), affine(0.1, 5), table([-7, 90])), 1),
+    "a table of two codes, one zero": (behind("lookup", tensor("before", IMAGE, affine(1.0)), affine(0.1, 5), table([5, -3])), 1),
+    "a table of one code": (behind("lookup", tensor("before", IMAGE, affine(1.0)), affine(0.1, 5), table([9])), 1),
+    "a table of four codes": (behind("lookup", tensor("before", IMAGE, affine(1.0)), affine(0.1, -9), table([3, 0, 1, 2])), 2),
+    "a clamp to four codes": (behind("clamp", tensor("before", IMAGE, affine(1.0, 4)), affine(1.0, 4), clamp=[4, 7]), 2),
+    "padding with another code": (
+        behind("pad", tensor("before", SMALLER, bits(1, 0)), bits(1, 0), padding=[[1, 1], [2, 0], [0, 0]], value=0),
+        1,
+    ),
+    "padded signs": (
+        behind("pad", tensor("before", SMALLER, Sign(scale=1.0)), Sign(scale=1.0), padding=[[1, 1], [2, 0], [0, 0]], value=0),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("machine", ["portable", "x86-64-v3"])
+def test_chains(machine: str, tmp_path: Path) -> None:
+    p = merged({name: chain for name, (chain, _) in CHAINS.items()})
+    same(p, tmp_path, machine)
+
+
+def test_planes_follow_from_the_op_before() -> None:
+    for name, (p, count) in CHAINS.items():
+        planes = planes_of(p, "x")
+        assert planes is not None and planes.count == count, name
+        assert "k_signs_i8" in c.model(p).kernels, name
+
+
+def test_what_is_not_for_bits() -> None:
+    """Eight bits, codes that nothing bounds, zeros among the weights, channels that fill no byte, more inputs than 16 bits count."""
+    wide = behind("lookup", tensor("before", IMAGE, affine(1.0)), affine(0.1), table(np.arange(40)))
+    few = layer((5, 5, 4), 8)
+    ternary, sparse = (layer((16,), 8) for _ in range(2))
+    ternary = Program(
+        **{**vars(ternary), "weights": {**ternary.weights, "weight": make_weight("dense", "ternary", (8, 16), seed=1, name="weight")}}
+    )
+    sparse = Program(
+        **{**vars(sparse), "weights": {**sparse.weights, "weight": make_weight("element", "sign", (8, 16), seed=1, name="weight")}}
+    )
+    eight = layer((16,), 8, affine(1.0, 3))
+    for p in (wide, few, ternary, sparse, eight, layer((70_000,), 2)):
+        assert "k_signs_i8" not in c.model(p).kernels
+    low, high = eight.ops[0].attributes["clamp"]
+    assert codes_of(eight, "y") == frozenset(range(low, high + 1))

@@ -13,6 +13,7 @@ from karui.run import qemu
 from tests.export.many import agree, inputs_of, merged
 from tests.export.test_c_layers import all_pairs
 from tests.export.test_c_machines import SIZES
+from tests.export.test_c_signs import SIZES as SIGNS
 from tests.program import builders
 from tests.program.weights import SUPPORTS
 
@@ -31,6 +32,12 @@ def same(p: Program, folder: Path, machine: str, processor: str, flags: tuple[st
 @pytest.mark.parametrize(("machine", "processor"), PLACES)
 def test_sizes(machine: str, processor: str, tmp_path: Path) -> None:
     same(merged(SIZES), tmp_path, machine, processor)
+
+
+@needs_qemu
+@pytest.mark.parametrize(("machine", "processor"), PLACES)
+def test_signs(machine: str, processor: str, tmp_path: Path) -> None:
+    same(merged(SIGNS), tmp_path, machine, processor)
 
 
 @needs_qemu

@@ -60,7 +60,7 @@ def signs(source: Source, op: Op, g: Geometry) -> bool:
     low, high = bounds(op, source.tensor(op.outputs[0]))
     tables = {name: source.table(f"{op.name}.signs.{name}", each) for name, each in in_panels(numbers, numbers.folded).items()}
     panel = source.constant(f"{op.name}.panel", "k_panel_weight", structure(**tables, quick=int(numbers.quick), low=low, high=high))
-    fields = {role: source.table(f"{op.name}.signs.{role}", each) for role, each in _weights(g, planes, codes).items()}
+    fields: dict[str, Any] = {role: source.table(f"{op.name}.signs.{role}", each) for role, each in _weights(g, planes, codes).items()}
     fields |= {"outside": "NULL"} if "outside" not in fields else {}
     fields |= {name: g[name] for name in ("kh", "kw", "sy", "sx", "dy", "dx")}
     lay, copy = _geometry(source, g)
