@@ -10,7 +10,7 @@ import torch
 
 import karui
 from karui import api
-from karui.errors import BudgetError, DataError, RecipeError, RunError
+from karui.errors import BudgetError, DataError, RecipeError, RunError, ToolError
 from karui.export.targets import targets
 from karui.finetune.evaluate import score
 from karui.program import codec, interpreter
@@ -146,6 +146,33 @@ def test_export_bench_and_report_work_on_a_finished_run(result: api.Result, tmp_
     assert {(r.runner, r.form) for r in rows} == {(a, b) for a in ("c", "onnxruntime") for b in ("float", "compressed")}
     assert all(r.median_ms and r.bytes for r in rows)
     assert api.report(result.folder).read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_bench_takes_what_the_run_was_exported_for(result: api.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(result.folder, tmp_path / "run")
+    api.export(tmp_path / "run", ["litert"])
+    rows = api.bench(tmp_path / "run")
+    assert {(r.runner, r.form) for r in rows if r.runner == "litert"} == {("litert", "float"), ("litert", "compressed")}
+    assert all(r.median_ms and not r.note for r in rows)
+
+    def missing(_: object) -> None:
+        raise ToolError("LiteRT is not installed")
+
+    monkeypatch.setattr("karui.run.litert.load", missing)
+    rows = api.bench(tmp_path / "run")
+    assert {r.note for r in rows if r.runner == "litert"} == {"LiteRT is not installed"} and len(rows) == 6
+
+
+def test_bench_at_several_places(result: api.Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("karui.run.ssh.look", lambda address: (_ for _ in ()).throw(ToolError(f"'{address}': no connection")))
+    rows = api.bench_on(result.folder, ["host", "ssh://pi@away"])
+    assert [(r.place, r.form) for r in rows] == [(p, f) for p in ("host", "ssh://pi@away") for f in ("float", "compressed")]
+    for row in rows[:2]:
+        assert row.parity is not None and row.parity.ok and row.median_ms and row.bytes and row.arena
+    assert all(row.note == "'ssh://pi@away': no connection" and row.bytes is None for row in rows[2:])
+    assert rows[1].bytes < rows[0].bytes  # type: ignore[operator]
+    with pytest.raises(RecipeError, match=r"place 'pi' is unknown; choose from host, pi4, .* or a device: ssh://user@host"):
+        api.bench_on(result.folder, ["host", "pi"])
 
 
 def test_an_export_lies_in_the_run_or_beside_the_file(result: api.Result, tmp_path: Path) -> None:

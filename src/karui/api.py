@@ -15,6 +15,7 @@ from karui.budget import Budget
 from karui.compress.prune.weights import Prune
 from karui.compress.technique import Technique
 from karui.data import Data
+from karui.elsewhere import placed
 from karui.errors import DataError, RecipeError
 from karui.export import targets
 from karui.export.artifact import Artifact
@@ -30,9 +31,10 @@ from karui.program.program import Program
 from karui.recipe import Recipe
 from karui.report import page, record
 from karui.report import sensitivity as scan_report
-from karui.report.record import Bench, Record
+from karui.report.record import Bench, Placed, Record
 from karui.report.sensitivity import Sensitivity
-from karui.run.runners import require_measurable
+from karui.run.places import place_of
+from karui.run.runners import require_measurable, runners
 from karui.search import sensitivity as pruned
 from karui.search.climb import choose, climb, unreachable
 from karui.search.ladder import Rung, ladder, long_steps
@@ -208,14 +210,41 @@ def export(
 
 
 def bench(run: str | Path) -> list[Bench]:
-    """Bytes and latency of a run's program in C and onnxruntime, beside the float original, measured together now.
+    """Bytes and latency of a run's program on every target of the run's that this machine can measure, beside the float original,
+    together now: C and onnxruntime always, LiteRT where it was exported for. A target whose runtime is missing is a row that says so.
 
     There are no data here, so a program with early exits is timed as for a sample that leaves at none: what it takes at most.
     """
-    opened, forms = Run.open(run), {"float": "original.karui", "compressed": "program.karui"}
+    opened = Run.open(run)
     with opened.lock():
-        programs = {form: undecided(codec.load(opened.directory / file)) for form, file in forms.items()}
-        return evidence.bench({form: evidence.build(program, opened.path("bench", form)) for form, program in programs.items()})
+        known = [name for name in runners() if (opened.directory / "export" / name).is_dir() and name not in evidence.BESIDE]
+        forms, missing = dict[str, evidence.Built](), list[Bench]()
+        for form, program in _forms(opened).items():
+            forms[form], why = evidence.build_all(program, opened.path("bench", form), [*evidence.BESIDE, *known])
+            missing += [Bench(runner=target, form=form, note=reason) for target, reason in why.items()]
+        return [*evidence.bench(forms), *missing]
+
+
+def bench_on(run: str | Path, places: Sequence[str]) -> list[Placed]:
+    """A run's program in C and the float original at each place: bytes, arena, latency, and whether they answer as the interpreter does.
+
+    places: ``host``, processors in QEMU (``pi4``, ``pi5``), or devices: ``ssh://user@host:port``. A place that can't be reached is a row
+    that says why. Raises RecipeError for one that isn't known, before anything is tried.
+    """
+    opened, found = Run.open(run), {name: place_of(name) for name in places}
+    with opened.lock():
+        forms, folder = _forms(opened), opened.path("bench", "places")
+        return [
+            placed(program, form, place, folder / str(i) / form)
+            for i, place in enumerate(found.values())
+            for form, program in forms.items()
+        ]
+
+
+def _forms(run: Run) -> dict[str, Program]:
+    """What is measured of a run, taking none of its exits."""
+    files = {"float": "original.karui", "compressed": "program.karui"}
+    return {form: undecided(codec.load(run.directory / file)) for form, file in files.items()}
 
 
 def report(run: str | Path) -> Path:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from karui.analyse.cost import measure as analyse
 from karui.data import Data
+from karui.errors import KaruiError
 from karui.export.artifact import Artifact
 from karui.graph.network import Network
 from karui.program import codec, interpreter
@@ -73,6 +74,17 @@ def build(program: Program, folder: Path, target: str = "c") -> Built:
     Raises RecipeError for a target that nothing here runs, ToolError without a compiler, UnsupportedOp for what a target can't do.
     """
     return Built(program=program, on={name: opened(program, name, folder / name) for name in dict.fromkeys((target, *BESIDE))})
+
+
+def build_all(program: Program, folder: Path, targets: Sequence[str]) -> tuple[Built, dict[str, str]]:
+    """As ``build``, for these targets, leaving out those that can't be made ready here; and why they can't, by target."""
+    on, why = dict[str, Runner](), dict[str, str]()
+    for name in targets:
+        try:
+            on[name] = opened(program, name, folder / name)
+        except KaruiError as error:
+            why[name] = str(error)
+    return Built(program=program, on=on), why
 
 
 def load(paths: tuple[Path, Path], folder: Path, target: str) -> Side:
@@ -151,7 +163,7 @@ def parity(side: Side, data: Data) -> list[Parity]:
     inputs = feeds(side.program, batch)
     expected = interpreter.run(side.program, inputs)
     promised = not rounds_floats(side.program)
-    return [hold(runner, runner.run(inputs), expected, promised=promised) for runner in side.built.on.values()]
+    return [hold(each.runs_on, each.exact, each.run(inputs), expected, promised=promised) for each in side.built.on.values()]
 
 
 def rounds_floats(program: Program) -> bool:
@@ -164,16 +176,16 @@ def rounds_floats(program: Program) -> bool:
     )
 
 
-def hold(runner: Runner, found: Sequence[Array], expected: Sequence[Array], *, promised: bool) -> Parity:
+def hold(runner: str, exact: bool, found: Sequence[Array], expected: Sequence[Array], *, promised: bool) -> Parity:
     """Integers equal, and floats within 1e-4 of the largest, where the runner is exact and the program promises it; else as they are."""
     seen = [compare(a, b, rule="tolerance" if b.dtype == np.float32 else "exact") for a, b in zip(found, expected, strict=True)]
     largest = [max(float(np.abs(b.astype(np.float64)).max(initial=0)), 1e-30) for b in expected]
     return Parity(
-        runner=runner.runs_on,
+        runner=runner,
         samples=len(found[0]),
         differing=max(p.differing for p in seen),
         greatest=max(p.max_error / most for p, most in zip(seen, largest, strict=True)),
-        ok=all(p.ok for p in seen) if runner.exact and promised else None,
+        ok=all(p.ok for p in seen) if exact and promised else None,
     )
 
 

@@ -59,6 +59,10 @@ class FakeApi(SimpleNamespace):
         self._called("bench", *args)
         return record.of(sample()).bench
 
+    def bench_on(self, run: Path, places: list[str]) -> Any:
+        self._called("bench_on", run, places)
+        return [record.Placed(place=place, form="float", note="it is off" if place.startswith("ssh") else "") for place in places]
+
     def report(self, run: Path) -> Path:
         self._called("report", run)
         return run / "report.html"
@@ -129,6 +133,13 @@ def test_export_for_a_machine(api: FakeApi, tmp_path: Path) -> None:
         assert api.calls[-1][2] == {"machine": machine, "opset": None}
     assert main(["export", str(tmp_path), "--to", "onnx", "--opset", "20"]) == 0
     assert api.calls[-1][2] == {"machine": None, "opset": 20}
+
+
+def test_bench_elsewhere(api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(tmp_path), "--on", "pi4", "--on", "host"]) == 0
+    assert api.calls[-1][1] == (tmp_path, ["pi4", "host"]) and "pi4" in capsys.readouterr().out
+    assert main(["bench", str(tmp_path), "--on", "ssh://pi@host", "--json"]) == 1, "a place that isn't there"
+    assert json.loads(capsys.readouterr().out)[0]["note"] == "it is off"
 
 
 def test_tables(api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,13 @@ def machines() -> Names:
     return {name: machine.about for name, machine in MACHINES.items()}
 
 
+def places() -> Names:
+    """Where C can be tried, besides devices behind ssh."""
+    from karui.run.places import PLACES
+
+    return {name: place.about for name, place in PLACES.items()} | {"ssh://user@host:port": "a device, by ssh: any Linux"}
+
+
 def targets() -> Names:
     """Target → what it writes."""
     from karui.export import targets as room
@@ -60,6 +67,7 @@ KINDS: dict[str, Callable[[], Names]] = {
     "techniques": techniques,
     "targets": targets,
     "machines": machines,
+    "places": places,
     "networks": networks,
     "datasets": datasets,
     "ops": ops,

@@ -199,16 +199,25 @@ def export(
 
 
 @app.command()
-def bench(run: RunFolder, as_json: AsJson = False) -> None:
-    """Measure bytes and latency. The compressed network and the float one, in C and onnxruntime, together in one run."""
+def bench(
+    run: RunFolder,
+    on: Annotated[
+        list[str] | None, typer.Option("--on", metavar="PLACE", help="karui list places, or ssh://user@host:port; again: several")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure bytes and latency. The compressed network and the float one, together in one run: on every target here, or in C elsewhere."""
     from karui import api
     from karui.report import terminal
 
-    rows = api.bench(run)
-    if as_json:
-        _print_json([row.model_dump(mode="json") for row in rows])
-    else:
-        _console().print(terminal.bench(rows))
+    if not on:
+        rows = api.bench(run)
+        _print_json([row.model_dump(mode="json") for row in rows]) if as_json else _console().print(terminal.bench(rows))
+        return
+    found = api.bench_on(run, on)
+    _print_json([row.model_dump(mode="json") for row in found]) if as_json else _console().print(terminal.places(found))
+    if any(row.note or (row.parity and row.parity.ok is False) for row in found):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -244,10 +253,10 @@ def demo(
 
 @app.command("list")
 def list_all(
-    what: Annotated[str | None, typer.Argument(metavar="WHAT", help="techniques, targets, machines, networks or datasets")] = None,
+    what: Annotated[str | None, typer.Argument(metavar="WHAT", help="techniques, targets, machines, places, networks or datasets")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what there is to choose from. Techniques, targets, machines, networks, data sets, and the ops that a network may use."""
+    """Show what there is to choose from. Techniques, targets, machines, places, networks, data sets, and the ops that a network may use."""
     from karui.cli import listing
 
     if what is not None and what not in listing.KINDS:

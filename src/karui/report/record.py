@@ -169,7 +169,10 @@ class Step(Facts):
 
 
 class Bench(Facts):
-    """One measured row: a form of the network ("float", "int8") under a runner ("c", "onnxruntime"), one sample, one thread."""
+    """One measured row: a form of the network ("float", "int8") under a runner ("c", "onnxruntime"), one sample, one thread.
+
+    note: why it could not be measured.
+    """
 
     runner: str
     form: str
@@ -178,6 +181,28 @@ class Bench(Facts):
     p10_ms: Number = None
     p90_ms: Number = None
     runs: int | None = None
+    note: str = ""
+
+
+class Placed(Facts):
+    """A form of the network in C at a place: this machine, an emulated processor, a device.
+
+    about: what the place says of itself; machine: what C was written for; samples: held against the interpreter, of which ``parity`` tells;
+    instructions: of one sample, where an emulator counts them; note: why it could not be tried.
+    """
+
+    place: str
+    form: str
+    about: str = ""
+    machine: str = ""
+    bytes: int | None = None
+    arena: int | None = None
+    median_ms: Number = None
+    p10_ms: Number = None
+    p90_ms: Number = None
+    instructions: int | None = None
+    parity: Parity | None = None
+    note: str = ""
 
 
 class VerdictFacts(Facts):

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from karui.report import words
 from karui.report.page import headline, pairs
-from karui.report.record import Bench, Candidate, Record, of
+from karui.report.record import Bench, Candidate, Placed, Record, of
 
 
 def show(facts: Record | Mapping[str, Any], console: Console, *, layers: bool = False) -> None:
@@ -69,9 +69,32 @@ def bench(rows: Sequence[Bench | Mapping[str, Any]]) -> Table:
     table = _table("runs on", "form", "bytes", "median", "10 % … 90 %", right=3, title="Measured in one run: one sample, one thread")
     for row in rows:
         r = row if isinstance(row, Bench) else Bench.model_validate(row)
-        spread = f"{words.milliseconds(r.p10_ms)} … {words.milliseconds(r.p90_ms)}" if r.p10_ms is not None else words.MISSING
-        table.add_row(r.runner, r.form, words.size(r.bytes), words.milliseconds(r.median_ms), spread)
+        table.add_row(r.runner, r.form, words.size(r.bytes), words.milliseconds(r.median_ms), _spread(r))
+        if r.note:
+            table.caption = f"{table.caption or ''}{r.form}: {r.note}\n"
     return table
+
+
+def places(rows: Sequence[Placed]) -> Table:
+    """Each form at each place."""
+    table = _table("place", "C for", "form", "bytes", "arena", "median", "10 % … 90 %", "like the interpreter", right=4)
+    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
+    for r in rows:
+        told = [words.milliseconds(r.median_ms), _spread(r)]
+        if r.median_ms is None and not r.note:
+            told = ["emulated", words.MISSING if r.instructions is None else f"{words.amount(r.instructions)} instructions"]
+        equal = "" if r.parity is None else words.parity(r.parity.ok, r.parity.differing, r.parity.greatest)
+        table.add_row(r.place, r.machine, r.form, words.size(r.bytes), words.size(r.arena), *told, Text(r.note or equal, _style(r)))
+    table.caption = "\n".join(dict.fromkeys(f"{r.place}: {r.about}" for r in rows if r.about))
+    return table
+
+
+def _style(row: Placed) -> str:
+    return "red" if row.note or (row.parity and row.parity.ok is False) else ""
+
+
+def _spread(row: Bench | Placed) -> str:
+    return f"{words.milliseconds(row.p10_ms)} … {words.milliseconds(row.p90_ms)}" if row.p10_ms is not None else words.MISSING
 
 
 def _table(*columns: str, right: int, title: str | None = None) -> Table:
