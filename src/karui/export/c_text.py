@@ -100,6 +100,7 @@ RUNTIME = (
     "signs",
     "signs_avx2",
     "signs_arm",
+    "duo",
 )
 _DEFINES = re.compile(r"^(?:static [\w *]*?(k_\w+)\(|typedef [^;{]*?(k_\w+)[(;]|\} (k_\w+);|#define (k_\w+))", re.M)
 _NAME = re.compile(r"\bk_\w+")
@@ -143,6 +144,9 @@ def includes(text: str) -> str:
     """Headers of instruction sets that C text wants, where the compiler has them and nobody asks for plain C (-DNAME_PLAIN)."""
     if "K_X86" in text:
         return "#if defined(__x86_64__) && defined(__GNUC__) && !defined(K_PLAIN)\n#include <immintrin.h>\n#define K_X86\n#endif\n"
+    if "K_DSP" in text:
+        found = "defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__GNUC__) && !defined(K_PLAIN)"
+        return f"#if {found}\n#include <arm_acle.h>\n#define K_DSP\n#endif\n"
     if "K_ARM64" in text:
         system = "#if defined(__linux__)\n#include <sys/auxv.h>\n#endif\n" if "getauxval" in text else ""
         begin = "#if defined(__aarch64__) && defined(__GNUC__) && !defined(K_PLAIN)\n#include <arm_neon.h>\n"

@@ -12,6 +12,7 @@ class Machine:
     sets: the function of c_runtime that chooses, on the device, among the instruction sets that the program may use; None: portable C only.
     unsign: 128 where its instructions want inputs without a sign, else 0. most_code: the largest |weight| that they bear.
     signs: the function that chooses among those for weights of one bit. spread: bytes in which eight bits of an activation lie for them.
+    duos: layers go by two channels and four pixels (c_runtime/duo.c), chosen by the compiler; memory is scarce.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Machine:
     most_code: int = 128
     signs: str = "k_signs_plain"
     spread: int = 1
+    duos: bool = False
 
 
 MACHINES = {
@@ -38,6 +40,8 @@ MACHINES = {
         ),
         Machine(name="pi4", about="Raspberry Pi 3 and 4, every 64-bit ARM: NEON", sets="k_set_neon", most_code=127, signs="k_signs_neon"),
         Machine(name="pi5", about="Raspberry Pi 5: dot products, NEON without them", sets="k_set_dot", most_code=127, signs="k_signs_neon"),
+        Machine(name="cortex-m4", about="microcontrollers with DSP instructions: Cortex-M4, M33", most_code=127, duos=True),
+        Machine(name="cortex-m7", about="the same for Cortex-M7", most_code=127, duos=True),
     )
 }
 PORTABLE = MACHINES["portable"]

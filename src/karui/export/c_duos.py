@@ -1,0 +1,78 @@
+"""Integer layers by two channels: how their numbers lie for c_runtime/duo.c."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from karui.export.c_geometry import Geometry
+from karui.export.c_panels import Numbers, numbers_of
+from karui.export.c_source import Source, structure
+from karui.program.arithmetic import bounds
+from karui.program.program import Op
+
+FOUR = 4  # inputs that are taken together
+REACH = 128  # the largest |code| of an input
+EXACT = 2**23  # below this a sum can stand above another one in 32 bits
+
+
+def duos(source: Source, op: Op, g: Geometry) -> bool:
+    """A convolution or linear layer. False, and nothing is written, where its numbers don't allow it."""
+    n = numbers_of(source, op, g)
+    if n is None or n.outputs < 2:
+        return False
+    pairs = _pairs(n.outputs)
+    codes = n.codes.astype(np.int64).reshape(n.groups, n.outputs, -1)
+    requant = _requant(n, pairs)
+    if requant is None or (np.abs(codes[:, pairs[:, 1]]).sum(2) * REACH >= EXACT).any():
+        return False
+    f = n.fields
+    fours, words = f["runs_y"] * f["runs_x"] * f["fours"], _words(n, pairs)
+    low, high = bounds(op, source.tensor(op.outputs[0]))
+    tables = {"weights": source.table(f"{op.name}.duo.weights", words), "requant": source.table(f"{op.name}.duo.requant", requant)}
+    fields = {"runs_x": f["runs_x"], "length": f["length"], "fours": fours, "border": f["border"], "low": low, "high": high}
+    weight = source.constant(f"{op.name}.duo", "k_duo_weight", structure(**tables, **fields))
+    layer = source.constant(f"{op.name}.layer", "k_layer", structure(**g.fields))
+    many = 4 if g.pixels >= 4 else 1
+    column, edge = source.take("int32_t", 8 + many * fours * 2), source.take("int8_t", many * f["length"])
+    source.call("k_duos_i8", source.place(op.inputs[0]), source.place(op.outputs[0]), f"&{layer}", f"&{weight}", column, edge)
+    return True
+
+
+def _pairs(outputs: int) -> NDArray[np.int64]:
+    """Channels by duo, [duos, 2]; the last one of an odd number comes with the one before it."""
+    first = np.minimum(np.arange(0, outputs, 2), outputs - 2)
+    return np.stack([first, first + 1], 1)
+
+
+def _words(n: Numbers, pairs: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The weights: ``[groups, duos, fours, 2]``. Halves of a word are a + 256 · b."""
+    f = n.fields
+    runs = n.codes.reshape(n.groups, n.outputs, f["runs_y"] * f["runs_x"], f["length"]).astype(np.int32)
+    runs = np.pad(runs, ((0, 0), (0, 0), (0, 0), (0, -f["length"] % FOUR)))
+    fours = runs[:, pairs].reshape(n.groups, len(pairs), 2, -1, FOUR)
+    halves = (fours[:, :, 0] + 256 * fours[:, :, 1]).astype(np.int16).view(np.uint16).astype(np.uint32)
+    return (halves[..., :2] | halves[..., 2:] << 16).view(np.int32)
+
+
+def _requant(n: Numbers, pairs: NDArray[np.int64]) -> NDArray[np.int32] | None:
+    """Multiplier, bias and shift of each channel as k_duo_weight wants them: ``[groups, duos, 2, 4]``. None where they need more bits."""
+    multiplier, shift = n.requant.multiplier, n.requant.shift
+    most = np.abs(n.codes.astype(np.int64)).sum(1) * 255
+    rows: list[list[int]] = []
+    for group in range(n.groups):
+        for place, channel in enumerate((pairs + group * n.outputs).reshape(-1).tolist()):
+            row = _row(int(multiplier[channel]), int(n.folded[channel]), int(shift[channel]), int(most[channel]), 8 * (place % 2))
+            if row is None:
+                return None
+            rows.append(row)
+    return np.array(rows, np.int64).astype(np.int32)
+
+
+def _row(m: int, bias: int, shift: int, most: int, raised: int) -> list[int] | None:
+    """raised: bits by which the sums lie higher than they should."""
+    more = max(0, 32 - shift)  # where the multiplier has room, the result lies in the high word
+    m, bias, shift = m << more, bias << (more + raised), shift + more + raised
+    reach = abs(bias) + (most << raised) * abs(m)
+    if abs(m) >= 2**31 or reach >= 2**63 or shift > 63 or reach >> shift >= 2**31:
+        return None
+    low = bias % 2**32
+    return [m, low - 2**32 if low >= 2**31 else low, bias >> 32, shift - 32]

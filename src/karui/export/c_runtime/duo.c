@@ -1,0 +1,359 @@
+/* Integer layers by twos, for Cortex-M with DSP instructions: two output channels in a word, four pixels at a time.
+ *
+ * SMLAD multiplies two pairs of 16-bit numbers and adds both products. A word of weights holds two inputs of two channels: each half is
+ * a + 256 · b. One SXTB16 makes the word of channel a; the word as it is gives Σ a·x + 256 · Σ b·x, and channel b is what stays when the
+ * sum of a is taken off: its weights cost no instruction. It is exact where Σ |b·x| is below 2^23, which the exporter knows.
+ *
+ * What four pixels see is written out once as 16-bit numbers (a column), and then meets all channels. A column is all the scratch that a
+ * layer needs. Without those instructions the same sums are made in plain C. */
+
+#include <stdint.h>
+#include <string.h>
+
+/* A layer's weights. They lie [groups][duos][fours][2]: of four inputs 0 … 3, first 0 and 2, then 1 and 3; the last duo of an odd number of
+ * channels holds the last two again. */
+typedef struct {
+    const int32_t *weights;
+    const int32_t *requant; /* [groups][duos][2][4] of a channel: multiplier, bias (its low and its high word), shift − 32; a word b has
+                             * 256 times its bias, and 8 more to shift */
+    int32_t runs_x;         /* runs of neighbouring bytes that a pixel sees in a line, … */
+    int32_t length;         /* … and the bytes of each */
+    int32_t fours;          /* of all runs */
+    int32_t border;         /* the code that stands for nothing */
+    int32_t low, high;      /* codes */
+} k_duo_weight;
+
+/* What four pixels and all channels of a group share. */
+typedef struct {
+    const int32_t *column; /* eight zeros, and then [fours][2][4]: of four inputs of each pixel first 0 and 2, then 1 and 3 */
+    const int32_t *end;
+    const int32_t *requant, *last; /* of the channels to compute */
+    int32_t o;                     /* from pixel to pixel of y */
+    int32_t skip;                  /* bytes of the loop's code that its first turn leaves out */
+} k_duo_job;
+
+/* Bytes 0 and 2 of a word as numbers of 16 bits. */
+static int32_t k_even(uint32_t v)
+{
+#if defined(K_DSP)
+    return __sxtb16((int32_t)v);
+#else
+    return (int32_t)((uint32_t)(int8_t)v % 65536u | (uint32_t)(int8_t)(v >> 16) << 16);
+#endif
+}
+
+/* Bytes 1 and 3. */
+static int32_t k_odd(uint32_t v)
+{
+    return k_even(v >> 8 | v << 24);
+}
+
+/* Both products of two words of two numbers, added. */
+static int32_t k_both(int32_t a, int32_t b, int32_t sum)
+{
+#if defined(K_DSP)
+    return __smlad(a, b, sum);
+#else
+    const int32_t low = (int16_t)a * (int16_t)b, high = (a >> 16) * (b >> 16);
+    return (int32_t)((uint32_t)sum + (uint32_t)low + (uint32_t)high);
+#endif
+}
+
+/* Four bytes as a word. */
+static uint32_t k_word(const int8_t *p)
+{
+    return (uint8_t)p[0] | (uint32_t)(uint8_t)p[1] << 8 | (uint32_t)(uint8_t)p[2] << 16 | (uint32_t)(uint8_t)p[3] << 24;
+}
+
+/* The last `rest` bytes, one to three, of a run of `length`: nothing beyond it is read. */
+static uint32_t k_tail(const int8_t *run, int32_t length, int32_t rest)
+{
+    uint32_t v = 0;
+    int32_t i;
+    if (length >= 4)
+        return k_word(run + length - 4) >> (32 - 8 * rest);
+    for (i = 0; i < rest; i++)
+        v |= (uint32_t)(uint8_t)run[i] << (8 * i);
+    return v;
+}
+
+/* Whole fours of a run of each of four pixels, into a column; returns where it ends. */
+#if defined(K_DSP)
+static __attribute__((naked, noinline)) int32_t *k_spread(const int8_t *const at[4] __attribute__((unused)),
+                                                          int32_t fours __attribute__((unused)), int32_t *to __attribute__((unused)))
+{
+    __asm__ volatile(
+        ".syntax unified\n\t"
+        "push {r4-r11, lr}\n\t"
+        "mov r4, r2\n\t"
+        "movs lr, r1\n\t"
+        "beq 2f\n\t"
+        "ldm r0, {r0, r1, r2, r3}\n\t"
+        "1:\n\t"
+        "ldr r9, [r0], #4\n\t"
+        "ldr r10, [r1], #4\n\t"
+        "ldr r11, [r2], #4\n\t"
+        "ldr r12, [r3], #4\n\t"
+        "sxtb16 r5, r9\n\t"
+        "sxtb16 r6, r10\n\t"
+        "sxtb16 r7, r11\n\t"
+        "sxtb16 r8, r12\n\t"
+        "sxtb16 r9, r9, ror #8\n\t"
+        "sxtb16 r10, r10, ror #8\n\t"
+        "sxtb16 r11, r11, ror #8\n\t"
+        "sxtb16 r12, r12, ror #8\n\t"
+        "stm r4!, {r5, r6, r7, r8, r9, r10, r11, r12}\n\t"
+        "subs lr, lr, #1\n\t"
+        "bne 1b\n\t"
+        "2:\n\t"
+        "mov r0, r4\n\t"
+        "pop {r4-r11, pc}\n\t");
+}
+#else
+static int32_t *k_spread(const int8_t *const at[4], int32_t fours, int32_t *to)
+{
+    int32_t i, j;
+    for (j = 0; j < fours; j++, to += 8)
+        for (i = 0; i < 4; i++) {
+            const uint32_t v = k_word(at[i] + 4 * j);
+            to[i] = k_even(v);
+            to[i + 4] = k_odd(v);
+        }
+    return to;
+}
+#endif
+
+/* The rest of these runs. */
+static int32_t *k_spread_rest(const int8_t *const at[4], int32_t length, int32_t rest, int32_t *to)
+{
+    int32_t i;
+    for (i = 0; i < 4; i++) {
+        const uint32_t v = k_tail(at[i], length, rest);
+        to[i] = k_even(v);
+        to[i + 4] = k_odd(v);
+    }
+    return to + 8;
+}
+
+/* A run of one pixel. */
+static int32_t *k_spread_one(const int8_t *at, int32_t length, int32_t *to)
+{
+    int32_t i;
+    for (i = 0; i < length; i += 4) {
+        const uint32_t v = length - i < 4 ? k_tail(at, length, length - i) : k_word(at + i);
+        *to++ = k_even(v);
+        *to++ = k_odd(v);
+    }
+    return to;
+}
+
+/* A run that the border takes part in, made in `edge`. */
+static k_once void k_edge(const int8_t *x, const k_layer *l, int32_t iy, int32_t ix, int32_t taps, int32_t offset, int32_t length,
+                          int32_t border, int8_t *edge)
+{
+    const int32_t width = length / taps, left = ix < 0 ? -ix : 0, right = ix + taps > l->w ? l->w - ix : taps;
+    int32_t i;
+    memset(edge, border, (size_t)length);
+    if (iy >= 0 && iy < l->h)
+        for (i = left; i < right; i++)
+            memcpy(edge + i * width, x + (iy * l->w + ix + i) * l->c + offset, (size_t)width);
+}
+
+/* The column of the four pixels from `first` on, or of that one. `edge`: scratch for a run of each. */
+static k_once void k_duo_column(const int8_t *x, const k_layer *l, const k_duo_weight *w, int32_t group, int32_t first, int32_t many,
+                                int32_t *to, int8_t *edge)
+{
+    const int32_t length = w->length, fours = length / 4, rest = length % 4, high = l->h, wide = l->w, c = l->c, dy = l->dy, dx = l->dx;
+    const int32_t taps = l->kw / w->runs_x, offset = group * (c / l->groups), last = wide - taps, kh = l->kh, runs = w->runs_x;
+    int32_t i, ky, rx, iy[4], ix[4], oy = first / l->ow, ox = first % l->ow;
+    for (i = 0; i < many; i++) {
+        iy[i] = oy * l->sy - l->top;
+        ix[i] = ox * l->sx - l->left;
+        if (++ox == l->ow) {
+            ox = 0;
+            oy++;
+        }
+    }
+    for (ky = 0; ky < kh; ky++)
+        for (rx = 0; rx < runs; rx++) {
+            const int8_t *at[4];
+            for (i = 0; i < many; i++) {
+                const int32_t y = iy[i] + ky * dy, xx = ix[i] + rx * dx;
+                if (y >= 0 && y < high && xx >= 0 && xx <= last)
+                    at[i] = x + ((y * wide + xx) * c + offset);
+                else {
+                    k_edge(x, l, y, xx, taps, offset, length, w->border, edge + i * length);
+                    at[i] = edge + i * length;
+                }
+            }
+            if (many == 4) {
+                to = k_spread(at, fours, to);
+                if (rest)
+                    to = k_spread_rest(at, length, rest, to);
+            } else
+                to = k_spread_one(at[0], length, to);
+        }
+}
+
+/* A sum as a code. */
+static int8_t k_duo_code(int32_t sum, const int32_t *requant)
+{
+    const int64_t v = (int64_t)sum * requant[0] + (uint32_t)requant[1] + (int64_t)requant[2] * 4294967296;
+    const int32_t code = (int32_t)(v >> 32) >> requant[3];
+    return (int8_t)(code < -128 ? -128 : code > 127 ? 127 : code);
+}
+
+/* The text of two inputs of two channels and four pixels: sixteen multiplications in twelve instructions. r0: the column; r1: the weights;
+ * r2 … r5: sums of channel a; r6 … r9: of the words as they are. */
+#define k_duo_inputs                  \
+    "ldr r12, [r1], #4\n\t"           \
+    "ldrd r10, r11, [r0], #8\n\t"     \
+    "sxtb16 lr, r12\n\t"              \
+    "smlad r2, lr, r10, r2\n\t"       \
+    "smlad r6, r12, r10, r6\n\t"      \
+    "smlad r3, lr, r11, r3\n\t"       \
+    "smlad r7, r12, r11, r7\n\t"      \
+    "ldrd r10, r11, [r0], #8\n\t"     \
+    "smlad r4, lr, r10, r4\n\t"       \
+    "smlad r8, r12, r10, r8\n\t"      \
+    "smlad r5, lr, r11, r5\n\t"       \
+    "smlad r9, r12, r11, r9\n\t"
+
+/* The text of a sum that becomes a code. r6 … r9: multiplier, bias, shift. */
+#define k_duo_result(sum, place)           \
+    "smull " sum ", lr, " sum ", r6\n\t"   \
+    "adds " sum ", " sum ", r7\n\t"        \
+    "adc lr, lr, r8\n\t"                   \
+    "asr lr, lr, r9\n\t"                   \
+    "ssat lr, #8, lr\n\t"                  \
+    "strb lr, [" place "]\n\t"
+
+/* The text of four of them. r10, r12: the first and the second pixel; r11: from one to the next. */
+#define k_duo_results                          \
+    k_duo_result("r2", "r10")                  \
+    k_duo_result("r3", "r12")                  \
+    k_duo_result("r4", "r10, r11, lsl #1")     \
+    k_duo_result("r5", "r12, r11, lsl #1")
+
+/* Four pixels and the channels that the job names. The loop takes sixteen inputs a turn; its first turn begins further on where they aren't a
+ * multiple of that. Each block of four is 96 bytes of code. */
+#if defined(K_DSP)
+static __attribute__((naked, noinline)) void k_duo_tile(const k_duo_job *job __attribute__((unused)),
+                                                        const int32_t *weights __attribute__((unused)),
+                                                        int8_t *y __attribute__((unused)))
+{
+    __asm__ volatile(
+        ".syntax unified\n\t"
+        "push {r4-r11, lr}\n\t"
+        "sub sp, sp, #28\n\t"
+        "ldm r0, {r3, r4, r5, r6, r7, r8}\n\t"
+        "stm sp, {r3, r4, r5, r6}\n\t" /* column, end, requant, last */
+        "adr r9, 2f\n\t"
+        "add r9, r9, r8\n\t"
+        "add r9, r9, #1\n\t"
+        "str r9, [sp, #16]\n\t" /* where the loop's first turn begins */
+        "strd r2, r7, [sp, #20]\n\t" /* y, o */
+        "1:\n\t"
+        "ldr r0, [sp]\n\t"
+        "ldm r0!, {r2, r3, r4, r5, r6, r7, r8, r9}\n\t"
+        "ldr pc, [sp, #16]\n\t"
+        ".balign 4\n\t"
+        "2:\n\t" k_duo_inputs k_duo_inputs k_duo_inputs k_duo_inputs k_duo_inputs k_duo_inputs k_duo_inputs k_duo_inputs
+        "ldr r10, [sp, #4]\n\t"
+        "cmp r0, r10\n\t"
+        "bne.w 2b\n\t"
+        "sub r6, r6, r2\n\t"
+        "sub r7, r7, r3\n\t"
+        "sub r8, r8, r4\n\t"
+        "sub r9, r9, r5\n\t"
+        "push {r6, r7, r8, r9}\n\t"
+        "ldr r0, [sp, #24]\n\t"
+        "ldrd r10, r11, [sp, #36]\n\t"
+        "ldm r0!, {r6, r7, r8, r9}\n\t"
+        "add r12, r10, r11\n\t" k_duo_results
+        "pop {r2, r3, r4, r5}\n\t"
+        "ldm r0!, {r6, r7, r8, r9}\n\t"
+        "add r10, r10, #1\n\t"
+        "add r12, r12, #1\n\t" k_duo_results
+        "add r10, r10, #1\n\t"
+        "str r10, [sp, #20]\n\t"
+        "str r0, [sp, #8]\n\t"
+        "ldr r9, [sp, #12]\n\t"
+        "cmp r0, r9\n\t"
+        "bne.w 1b\n\t"
+        "add sp, sp, #28\n\t"
+        "pop {r4-r11, pc}\n\t");
+}
+#else
+static k_once void k_duo_tile(const k_duo_job *job, const int32_t *weights, int8_t *y)
+{
+    const int32_t *requant = job->requant, o = job->o;
+    int32_t i;
+    for (; requant < job->last; requant += 8, y += 2) {
+        int32_t a[4] = {0}, b[4] = {0};
+        const int32_t *x = job->column + 8;
+        for (; x < job->end; x += 4, weights++)
+            for (i = 0; i < 4; i++) {
+                a[i] = k_both(k_even((uint32_t)*weights), x[i], a[i]);
+                b[i] = k_both(*weights, x[i], b[i]);
+            }
+        for (i = 0; i < 4; i++) {
+            y[i * o] = k_duo_code(a[i], requant);
+            y[i * o + 1] = k_duo_code((int32_t)((uint32_t)b[i] - (uint32_t)a[i]), requant + 4);
+        }
+    }
+}
+#endif
+
+/* One pixel and these channels. */
+static void k_duo_thin(const k_duo_job *job, const int32_t *weights, int8_t *y)
+{
+    const int32_t *requant = job->requant;
+    for (; requant < job->last; requant += 8, y += 2) {
+        int32_t a = 0, b = 0;
+        const int32_t *x = job->column + 8;
+        for (; x < job->end; x += 2, weights += 2) {
+            const int32_t first = weights[0], second = weights[1];
+            a = k_both(k_even((uint32_t)first), x[0], a);
+            b = k_both(first, x[0], b);
+            a = k_both(k_even((uint32_t)second), x[1], a);
+            b = k_both(second, x[1], b);
+        }
+        y[0] = k_duo_code(a, requant);
+        y[1] = k_duo_code((int32_t)((uint32_t)b - (uint32_t)a), requant + 4);
+    }
+}
+
+/* A layer. `column`: scratch for eight words and for a column; `edge`: for the runs of four pixels; both for one, where there are fewer than
+ * four. The last four pixels may take some in again that are done. */
+static k_once void k_duos_i8(const int8_t *x, int8_t *y, const k_layer *l, const k_duo_weight *w, int32_t *column, int8_t *edge)
+{
+    const int32_t outputs = l->o / l->groups, pairs = outputs / 2, each = (outputs + 1) / 2, pixels = l->oh * l->ow;
+    const int32_t many = pixels < 4 ? 1 : 4, words = w->fours * 2;
+    int32_t group, p;
+    memset(column, 0, 8 * sizeof(int32_t));
+    for (group = 0; group < l->groups; group++)
+        for (p = 0; p < pixels; p += many) {
+            const int32_t first = p + many <= pixels ? p : pixels - many;
+            const int32_t *weights = w->weights + group * each * words, *requant = w->requant + group * each * 8;
+            int8_t *to = y + first * l->o + group * outputs;
+            k_duo_job job;
+            int32_t i, j;
+            k_duo_column(x, l, w, group, first, many, column + 8, edge);
+            job.column = column;
+            job.end = column + 8 + words * many;
+            job.requant = requant;
+            job.last = requant + pairs * 8;
+            job.o = l->o;
+            job.skip = (4 - w->fours % 4) % 4 * 96;
+            (many == 4 ? k_duo_tile : k_duo_thin)(&job, weights, to);
+            if (pairs < each) {
+                job.requant = job.last;
+                job.last += 8;
+                (many == 4 ? k_duo_tile : k_duo_thin)(&job, weights + pairs * words, to + outputs - 2);
+            }
+            for (i = 0; (w->low > -128 || w->high < 127) && i < many; i++)
+                for (j = 0; j < outputs; j++)
+                    to[i * l->o + j] = (int8_t)(to[i * l->o + j] < w->low ? w->low : to[i * l->o + j] > w->high ? w->high : to[i * l->o + j]);
+        }
+}
