@@ -28,6 +28,7 @@ demo: $(READY)   ## compress the shipped LeNet-5 under a budget; results in runs
 # What some tests need besides Python: processors that aren't here, and an SSH server (not where its service would start with it). Where this
 # isn't root's Debian, or it fails, those tests are skipped and say what to install.
 LACKING = $(shell command -v qemu-aarch64 >/dev/null || echo qemu-user) \
+          $(shell command -v qemu-system-arm >/dev/null || echo qemu-system-arm) \
           $(shell test -x /usr/sbin/sshd -o -d /run/systemd/system || echo openssh-server)
 emulators:
 	@test -z "$(strip $(LACKING))" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \

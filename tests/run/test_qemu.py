@@ -9,7 +9,7 @@ from karui.errors import RecipeError, ToolError
 from karui.export import c
 from karui.program.interpreter import run
 from karui.program.program import Program
-from karui.run import qemu
+from karui.run import bare, qemu
 from tests.export.many import agree, inputs_of, merged
 from tests.export.test_c_layers import all_pairs
 from tests.export.test_c_machines import SIZES
@@ -21,7 +21,7 @@ needs_qemu = pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="ne
 PLACES = [("portable", "cortex-a72"), ("pi4", "cortex-a72"), ("pi5", "cortex-a72"), ("pi5", "cortex-a76")]
 
 
-def same(p: Program, folder: Path, machine: str, processor: str, flags: tuple[str, ...] = ("-O1",)) -> qemu.Emulated:
+def same(p: Program, folder: Path, machine: str, processor: str, flags: tuple[str, ...] = ("-O1",)) -> qemu.Emulated | bare.Bare:
     inputs = inputs_of(p, seed=2)
     emulated = qemu.build(c.write(p, folder, machine=machine), processor, flags=flags)
     agree(p, emulated.run(inputs), run(p, inputs))
@@ -67,7 +67,7 @@ def test_a_program_for_a_better_processor_is_refused_by_name(tmp_path: Path) -> 
 
 def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = c.write(builders.lenet(integer=True), tmp_path)
-    with pytest.raises(RecipeError, match="processor 'z80' is unknown; choose from cortex-a72, cortex-a76"):
+    with pytest.raises(RecipeError, match="processor 'z80' is unknown; choose from cortex-a72, cortex-a76, cortex-m4, cortex-m7"):
         qemu.build(artifact, "z80")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ToolError, match=r"'qemu-aarch64' was not found; install it \(Debian: apt install qemu-user\)"):

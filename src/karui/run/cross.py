@@ -32,16 +32,21 @@ class Crossed:
     binary: Path
 
 
+def compiler_for(triple: Sequence[str]) -> list[str]:
+    """The command that compiles for a processor. Raises ToolError without ziglang."""
+    if find_spec("ziglang") is None:
+        raise ToolError("ziglang, which compiles for other processors, is missing; install it: pip install ziglang")
+    return [*compilers.ziglang(), "-target", *triple]
+
+
 def compile_for(triple: Sequence[str], artifact: Artifact, folder: Path, *, timed: bool = False, flags: Sequence[str] = FLAGS) -> Crossed:
     """Compile an artefact of target ``c`` into ``folder``. triple: what ziglang is told of the processor. timed: as ``around``.
 
     Raises ToolError without ziglang, or where the compiler fails.
     """
-    if find_spec("ziglang") is None:
-        raise ToolError("ziglang, which compiles for other processors, is missing; install it: pip install ziglang")
+    command = compiler_for(triple)
     header = artifact.main.with_suffix(".h")
     signature = host.read_header(header)
-    command = [*compilers.ziglang(), "-target", *triple]
     (folder / "main.c").write_text(around(signature, timed=timed), encoding="utf-8")
     objects = []
     for source in (artifact.main, folder / "main.c"):

@@ -1,6 +1,7 @@
 """Artefacts of target ``c`` on processors that aren't here: compiled by ziglang, run in QEMU.
 
-It computes what the processor would, and refuses what it would refuse; how long it takes says nothing of the processor.
+It computes what the processor would, and refuses what it would refuse; how long it takes says nothing of the processor. Those without a
+system are in ``bare.py``.
 """
 
 import shutil
@@ -15,7 +16,7 @@ from typing import ClassVar
 from karui.errors import RecipeError, ToolError
 from karui.export.artifact import Artifact
 from karui.program.program import Array
-from karui.run import cross, host
+from karui.run import bare, cross, host
 from karui.run.cross import FLAGS, SECONDS
 
 CURE = "install it (Debian: apt install qemu-user), or choose another processor"
@@ -65,14 +66,16 @@ class Emulated(host.Compiled):
         return outputs
 
 
-def build(artifact: Artifact, processor: str, *, flags: Sequence[str] = FLAGS) -> Emulated:
+def build(artifact: Artifact, processor: str, *, flags: Sequence[str] = FLAGS) -> Emulated | bare.Bare:
     """Compile an artefact of target ``c`` for a processor, with a program around it that reads samples and writes answers.
 
     Raises:
         RecipeError: a processor that isn't known.   ToolError: no ziglang, no QEMU, or the compiler fails.
     """
+    if processor in bare.PROCESSORS:
+        return bare.build(artifact, processor, flags=flags)
     if processor not in PROCESSORS:
-        raise RecipeError(f"processor '{processor}' is unknown; choose from {', '.join(PROCESSORS)}")
+        raise RecipeError(f"processor '{processor}' is unknown; choose from {', '.join((*PROCESSORS, *bare.PROCESSORS))}")
     found = PROCESSORS[processor]
     if shutil.which(found.emulator) is None:
         raise ToolError(f"'{found.emulator}' was not found; {CURE}")
