@@ -16,6 +16,20 @@ def mean(x: Tensor) -> Tensor:
     return x.mean((2, 3))
 
 
+def worn(channels: int) -> nn.BatchNorm2d:
+    """A batch-norm with statistics and weights of its own."""
+    norm = nn.BatchNorm2d(channels)
+    for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+        nn.init.uniform_(tensor, 0.5, 2)
+    return norm
+
+
+def spelled(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """What it computes in evaluation, op by op."""
+    mean, variance, weight, bias = (v[None, :, None, None] for v in (norm.running_mean, norm.running_var, norm.weight, norm.bias))
+    return (x - mean) / torch.sqrt(variance + norm.eps) * weight + bias
+
+
 @pytest.mark.parametrize(
     ("forward", "layers", "units"),
     [
@@ -37,6 +51,8 @@ def mean(x: Tensor) -> Tensor:
         (lambda m, x: m.head((m.a(x) + F.pad(m.b(x), (0, 0, 0, 0, 2, 3))).mean((2, 3))), {"b": nn.Conv2d(3, 3, 3)}, 3),
         (lambda m, x: m.head(mean(m.a(x) + m.b(m.c(x)))), {"c": nn.Conv2d(3, 4, 3), "b": nn.Conv2d(4, 8, 1, groups=4)}, 4),
         (lambda m, x: m.head(mean(torch.cat([m.b(x), m.c(x)], 1) + m.a(x))), {"b": nn.Conv2d(3, 3, 3), "c": nn.Conv2d(3, 5, 3)}, 8),
+        (lambda m, x: m.head(mean(m.a(x) * m.n.weight.view(1, -1, 1, 1) + m.n.bias.reshape(1, 8, 1, 1))), {"n": nn.LayerNorm(8)}, 8),
+        (lambda m, x: m.head(mean(spelled(m.n, m.a(x)))), {"n": worn(8)}, 8),
         (lambda m, x: m.head((m.a(x).flatten(2) @ m.a(x).flatten(2).transpose(1, 2).softmax(1)).mean(1) * 0 + mean(m.a(x))), {}, 0),
         (lambda m, x: m.head(mean(m.a(x)) * m.b(x).mean((2, 3))[:, :1].expand(-1, 8)), {"b": nn.Conv2d(3, 4, 3)}, 0),
     ],

@@ -1,9 +1,11 @@
 """How layers make, take and join channels: convolutions, linear layers, norms, adds, attention."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, cast
 
 import numpy as np
+import torch
 from torch import fx
 
 from karui.graph.carry import Carried, Tracer, argument, axes_of, constant, parameter_of, place_of, same, set_size, unknown
@@ -11,6 +13,8 @@ from karui.graph.spaces import Along, Ids, Kept
 
 # what may stand between a parameter and where it meets channels: it repeats or cuts along other axes
 SPREADS = ("aten.expand.default", "aten.repeat.default", "aten.slice.Tensor", "aten.unsqueeze.default")
+VIEWS = ("aten.view.default", "aten.reshape.default")
+COPIES = ("aten.detach.default", "aten.clone.default", "aten.to.dtype")
 
 
 def spatial(axes: int) -> Callable[[Tracer, fx.Node], Carried]:
@@ -208,25 +212,45 @@ def _meet(t: Tracer, node: fx.Node, result: Along, other: fx.Node, along: Along 
 
 
 def adopt(t: Tracer, node: fx.Node, axis: int, ids: Ids, at: fx.Node) -> bool:
-    """Let an axis of a parameter that is only spread or cut along other axes (a class token, a table of places) be made of ``ids``."""
+    """Let an axis of a parameter be made of ``ids``, where it is only spread or cut along other axes (a class token, a table of places), or
+    computed with entry by entry (``sqrt(variance + eps)``) before the channels meet it.
+    """
     steps: list[tuple[fx.Node, int]] = []
-    while node.op == "call_function" and str(node.target) in SPREADS:
-        inner = cast(fx.Node, node.args[0])
-        place = axis - len(t.shapes[node]) + len(t.shapes[inner])
-        if str(node.target) == "aten.unsqueeze.default":
-            (new,) = axes_of(node, "dim", len(t.shapes[node]))
-            place = -1 if new == axis else axis - (new < axis)
-        if place < 0 or t.shapes[inner][place] != t.shapes[node][axis]:
+    while (name := parameter_of(node)) is None:
+        found = _inside(t, node, axis)
+        if found is None or t.shapes[found[0]][found[1]] != t.shapes[node][axis]:
             return False
-        if str(node.target) == "aten.expand.default":
+        if str(node.target) in ("aten.expand.default", *VIEWS):
             steps.append((node, axis))
-        node, axis = inner, place
-    if parameter_of(node) is None or t.shapes[node][axis] != len(ids):
+        node, axis = found
+    if t.shapes[node][axis] != len(ids):
         return False
     for each, place in steps:
         t.mend_size(each, 1, place, Along(axes=(place,), ids=ids), place)
     t.claim(node, axis, ids, at)
-    return True
+    return name is not None
+
+
+def _inside(t: Tracer, node: fx.Node, axis: int) -> tuple[fx.Node, int] | None:
+    """What a step towards a parameter was made of, and where the axis is there."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    word, shape, inputs = str(node.target), t.shapes[node], [n for n in node.all_input_nodes if n in t.shapes]
+    if word in VIEWS:  # of a vector: its axis is the only one that has any entries
+        inner = cast(fx.Node, node.args[0])
+        long = [i for i, size in enumerate(t.shapes[inner]) if size != 1]
+        return (inner, long[0]) if len(long) == 1 and prod(shape) == shape[axis] else None
+    if torch.Tag.pointwise in node.target.tags or word in COPIES:
+        whole = [n for n in inputs if prod(t.shapes[n]) != 1]
+        return (whole[0], axis) if len(whole) == 1 and t.shapes[whole[0]] == shape else None
+    if word not in SPREADS:
+        return None
+    inner = cast(fx.Node, node.args[0])
+    place = axis - len(shape) + len(t.shapes[inner])
+    if word == "aten.unsqueeze.default":
+        (new,) = axes_of(node, "dim", len(shape))
+        place = -1 if new == axis else axis - (new < axis)
+    return (inner, place) if place >= 0 else None
 
 
 def concat(t: Tracer, node: fx.Node) -> Carried:
