@@ -17,7 +17,7 @@ from karui.program.program import Op
 WIDE, DEEP = 16, 4  # channels of a panel, inputs of a four
 MOST_FOURS = 0.75  # of a layer's: above, all of them are faster; a list costs a panel's weights being read by themselves
 FULL = 0.5  # of the weights in the fours that are left: where more are zero, an index of single weights takes fewer bytes
-SLACK = 4  # bytes behind the copy that a last four may read
+SLACK = 16  # bytes behind the copy that a last four, or the sixteen bytes from it on, may read
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

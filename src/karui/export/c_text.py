@@ -94,6 +94,7 @@ RUNTIME = (
     "unary",
     "exits",
     "panel",
+    "depth_avx2",
     "panel_avx2",
     "panel_vnni",
     "panel_arm",

@@ -115,7 +115,7 @@ static void k_unpack(const k_panels *l, const k_panel_weight *w, k_cursor *curso
     k_shifted(w, panel, extra, bias);
 }
 
-/* A layer. `copy`: scratch for the image in its border and 4 bytes more; the rest: scratch where weights are decoded, or NULL. */
+/* A layer. `copy`: scratch for the image in its border and 16 bytes more; the rest: scratch where weights are decoded, or NULL. */
 static k_once void k_panels_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy,
                                int8_t *unpacked, int8_t *row, k_index *index, int8_t *stored)
 {
