@@ -70,14 +70,14 @@ static k_avx2 void k_two_avx2(const k_panels *l, const int8_t *w, const uint8_t 
 
 /* How many fours of a pixel are made 16 bits wide at a time, and how many numbers lie from a pixel's to the next's. */
 #if defined(K_X86)
-#define k_room_avx2 64
-#define k_row_avx2 (4 * k_room_avx2 + 16)
+#define k_room_wide_avx2 64
+#define k_far_avx2 (4 * k_room_wide_avx2 + 16)
 #endif
 
 /* A four of four pixels, as 16 bits, against eight channels. */
 #if defined(K_X86)
 #define k_meet_avx2(i) \
-    z = _mm256_set1_epi64x(k_words(x + (i) * k_row_avx2)); \
+    z = _mm256_set1_epi64x(k_words(x + (i) * k_far_avx2)); \
     a##i = _mm256_add_epi32(a##i, _mm256_madd_epi16(z, u)); \
     b##i = _mm256_add_epi32(b##i, _mm256_madd_epi16(z, v))
 #define k_plus_avx2(i) \
@@ -102,7 +102,7 @@ static k_avx2 void k_part_avx2(const int16_t *wide, const int8_t *panel, int32_t
 {
     int32_t h, j;
     for (h = 0; h < 4; h++) {
-        const int16_t *x = wide + h / 2 * 4 * k_row_avx2;
+        const int16_t *x = wide + h / 2 * 4 * k_far_avx2;
         const int8_t *w = panel + h % 2 * 32;
         int32_t *sums = first + h / 2 * 4 * next + h % 2 * 8;
         __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0, u, v, z, *to;
@@ -127,7 +127,7 @@ static k_avx2 void k_part_avx2(const int16_t *wide, const int8_t *panel, int32_t
 static k_avx2 void k_widen_avx2(const uint8_t *const at[8], int32_t place, int32_t fours, int16_t *wide)
 {
     int32_t i, k;
-    for (i = 0; i < 8; i++, wide += k_row_avx2)
+    for (i = 0; i < 8; i++, wide += k_far_avx2)
         for (k = 0; k < 4 * fours; k += 16) {
             const void *from = at[i] + place + k;
             _mm256_storeu_si256((__m256i *)(void *)(wide + k), _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)from)));
@@ -141,13 +141,13 @@ static k_avx2 void k_tile_avx2(const k_panels *l, const int8_t *w, int32_t far, 
                                int32_t *sums)
 {
     const int32_t all = l->runs_y * l->runs_x * l->fours;
-    int16_t wide[8 * k_row_avx2];
+    int16_t wide[8 * k_far_avx2];
     int32_t q, done, n, ry = 0, rx = 0, j = 0;
     for (q = 0; one && q < panels; q++)
         k_two_avx2(l, w + q * far, at[0], at[1], sums + q * 16, panels * 16);
     for (done = 0; !one && done < all; done += n) {
-        for (n = 0; n < k_room_avx2 && done + n < all;) {
-            const int32_t left = k_room_avx2 - n, take = l->fours - j < left ? l->fours - j : left;
+        for (n = 0; n < k_room_wide_avx2 && done + n < all;) {
+            const int32_t left = k_room_wide_avx2 - n, take = l->fours - j < left ? l->fours - j : left;
             k_widen_avx2(at, ry * l->run_y + rx * l->run_x + 4 * j, take, wide + 4 * n);
             n += take;
             j += take;
