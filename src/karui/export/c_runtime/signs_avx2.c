@@ -7,19 +7,19 @@
 
 /* The table: [16][16], ones of row ^ column. */
 #if defined(K_X86)
-static k_avx2 void k_differing_avx2(uint8_t *table)
+static k_avx2 void k_differing_avx2(__m128i table[16])
 {
     const __m128i ones = _mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
     const __m128i columns = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     int32_t i;
     for (i = 0; i < 16; i++)
-        _mm_storeu_si128((__m128i *)(void *)(table + 16 * i), _mm_shuffle_epi8(ones, _mm_xor_si128(columns, _mm_set1_epi8((char)i))));
+        table[i] = _mm_shuffle_epi8(ones, _mm_xor_si128(columns, _mm_set1_epi8((char)i)));
 }
 #endif
 
 /* A row of the table, twice. Then: both halves of a block's eight bits; and counts of a pixel, by two blocks' four bits. */
 #if defined(K_X86)
-#define k_row_avx2(p) _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(table + (p))))
+#define k_row_avx2(p) _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)(const void *)((const uint8_t *)table + (p))))
 #define k_load_avx2(v, h, w) \
     v = _mm256_loadu_si256((const __m256i *)(const void *)(w)); \
     h = _mm256_and_si256(_mm256_srli_epi16(v, 4), low); \
@@ -27,7 +27,8 @@ static k_avx2 void k_differing_avx2(uint8_t *table)
 #define k_count_avx2(a, b, p, u, v) \
     row = k_row_avx2(p); \
     a = _mm256_add_epi8(a, _mm256_shuffle_epi8(row, u)); \
-    b = _mm256_add_epi8(b, _mm256_shuffle_epi8(row, v))
+    b = _mm256_add_epi8(b, _mm256_shuffle_epi8(row, v)); \
+    __asm__("" : "+x"(a), "+x"(b)) /* as it stands: another order of the sums takes more registers than there are */
 #endif
 
 /* Counts of bytes, added to counts of 16 bits, and set to zero: channels 0–7 and 16–23 of a block, then the others. */
@@ -54,7 +55,7 @@ static k_avx2 void k_negative_avx2(const __m256i counts[2], int32_t step, int32_
 
 /* Sums of four pixels and two blocks. */
 #if defined(K_X86)
-static k_avx2 void k_four_signs_avx2(const k_signs *l, const uint8_t *w, int32_t far, const uint8_t *const at[4], const uint8_t *table,
+static k_avx2 void k_four_signs_avx2(const k_signs *l, const uint8_t *w, int32_t far, const uint8_t *const at[4], const __m128i *table,
                                      int32_t *sums)
 {
     const k_panels *lay = &l->lay;
@@ -108,7 +109,7 @@ static k_avx2 void k_four_signs_avx2(const k_signs *l, const uint8_t *w, int32_t
 
 /* Sums of one pixel and a block: for linear layers, which wait for their weights. */
 #if defined(K_X86)
-static k_avx2 void k_one_signs_avx2(const k_signs *l, const uint8_t *w, const uint8_t *at, const uint8_t *table, int32_t *sums)
+static k_avx2 void k_one_signs_avx2(const k_signs *l, const uint8_t *w, const uint8_t *at, const __m128i *table, int32_t *sums)
 {
     const k_panels *lay = &l->lay;
     const __m256i zero = _mm256_setzero_si256(), low = _mm256_set1_epi8(15);
@@ -146,7 +147,7 @@ static k_avx2 void k_one_signs_avx2(const k_signs *l, const uint8_t *w, const ui
 static k_avx2 void k_signs_tile_avx2(const k_signs *l, const uint8_t *w, int32_t far, int32_t blocks, const uint8_t *const at[8],
                                      int32_t one, int32_t *sums)
 {
-    uint8_t table[256];
+    __m128i table[16];
     int32_t i;
     k_differing_avx2(table);
     if (one)
