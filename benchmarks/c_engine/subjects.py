@@ -46,6 +46,11 @@ def shape(name: str) -> Shape:
     """One of ``SHAPES``. Raises ToolError where a package is missing."""
     build, size = SHAPES[name]
     torch.manual_seed(0)
-    module, noise = build().eval(), torch.randn(SAMPLES, *size)
+    return of(build().eval(), size, name=name)
+
+
+def of(module: nn.Module, size: tuple[int, ...], *, name: str) -> Shape:
+    """Any module."""
+    noise = torch.randn(SAMPLES, *size)
     part = (noise, torch.zeros(SAMPLES, dtype=torch.int64))
     return Shape(network=capture(module, noise[:2], name=name), data=Data.of(train=part, validation=part, test=part))
