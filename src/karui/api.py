@@ -197,16 +197,17 @@ def export(
     out: str | Path | None = None,
     *,
     machine: str | None = None,
+    weights: str | None = None,
     opset: int | None = None,
 ) -> dict[str, Artifact]:
     """Write a run's program, a ``.karui`` file or a network as it is for these targets; returns target → artifact.
 
     run: a run's folder, a ``.karui`` file, or what ``resolve.network_of`` takes by name: ``zoo:NAME``, a ``.pt2``, ``.onnx`` or ``.tflite``
-    file. machine: what C is to be fast on. opset: of ONNX, 17 to 23. out: ``RUN/export``, or a folder called as the file or the network,
-    where it is left out.
+    file. machine: what C is to be fast on. weights: of C, as "array"s, or in a file of bytes beside it ("incbin"); None: the file where
+    there are many. opset: of ONNX, 17 to 23. out: ``RUN/export``, or a folder called as the file or the network, where it is left out.
     """
     program, beside = _program_of(run)
-    return targets.write_all(program, to, Path(out) if out else beside / "export", machine=machine, opset=opset)
+    return targets.write_all(program, to, Path(out) if out else beside / "export", machine=machine, weights=weights, opset=opset)
 
 
 def bench(run: str | Path) -> list[Bench]:

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from karui.errors import FileError, RunError
+
+Content = bytes | str | Iterable[bytes | str]
+"""Of a file: all of it, or piece by piece."""
 
 CONFIG = "karui-run.json"
 LOCK = ".lock"
@@ -154,10 +157,17 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Write a whole file, or none of it; text is written as UTF-8. Raises RunError when the disk is full or the path refused."""
+def atomic_write(path: str | os.PathLike[str], content: Content) -> None:
+    """Write a whole file, or none of it, all at once or in pieces; text is written as UTF-8.
+
+    Raises RunError when the disk is full or the path refused.
+    """
     with replacing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        if isinstance(content, bytes | str):
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            return
+        with temporary.open("wb") as file:
+            file.writelines(piece.encode() if isinstance(piece, str) else piece for piece in content)
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> None:

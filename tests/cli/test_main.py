@@ -130,9 +130,11 @@ def test_json_is_all_that_stdout_holds(api: FakeApi, tmp_path: Path, capsys: pyt
 def test_export_for_a_machine(api: FakeApi, tmp_path: Path) -> None:
     for words, machine in (([], None), (["--target", "x86-64-v4"], "x86-64-v4"), (["--machine", "x86-64-v3"], "x86-64-v3")):
         assert main(["export", str(tmp_path), "--to", "c", *words]) == 0
-        assert api.calls[-1][2] == {"machine": machine, "opset": None}
+        assert api.calls[-1][2] == {"machine": machine, "weights": None, "opset": None}
     assert main(["export", str(tmp_path), "--to", "onnx", "--opset", "20"]) == 0
-    assert api.calls[-1][2] == {"machine": None, "opset": 20}
+    assert api.calls[-1][2] == {"machine": None, "weights": None, "opset": 20}
+    assert main(["export", str(tmp_path), "--to", "c", "--weights", "incbin"]) == 0
+    assert api.calls[-1][2]["weights"] == "incbin"
 
 
 def test_bench_elsewhere(api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

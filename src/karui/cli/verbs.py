@@ -184,13 +184,14 @@ def export(
     machine: Annotated[
         str | None, typer.Option("--target", "--machine", metavar="MACHINE", help="what C is to be fast on: karui list machines (portable)")
     ] = None,
+    weights: Annotated[str | None, typer.Option(help="of C: as array, or as a file that it takes in, incbin (from 4 MiB on)")] = None,
     opset: Annotated[int | None, typer.Option(help="of ONNX: 17 to 23 (the file's that it came from, else 17)")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the compressed network for a target. Or any network, as it is."""
     from karui import api
 
-    artefacts = api.export(run, _split(to), out, machine=machine, opset=opset)
+    artefacts = api.export(run, _split(to), out, machine=machine, weights=weights, opset=opset)
     written = {name: str(artefact.main) for name, artefact in artefacts.items()}
     if as_json:
         _print_json(written)

@@ -6,14 +6,15 @@ of a size known at compile time: no heap, no stdio, and no libm in integer netwo
 at an early exit costs no more than the layers up to there. The same Program gives the same text.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from karui.export import c_files, c_text
+from karui.export import c_constants, c_files, c_text
 from karui.export.artifact import Artifact
 from karui.export.c_exits import exit_moments, leave
 from karui.export.c_ops import RULES
@@ -21,53 +22,96 @@ from karui.export.c_source import ALIGNMENT, Source
 from karui.export.machines import Machine, machine_of
 from karui.program.arithmetic import quantization
 from karui.program.memory import plan
-from karui.program.program import Program
-from karui.workspace import atomic_write
+from karui.program.program import Array, Program
+from karui.workspace import Content, atomic_write
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The two texts of a model. ``arena_bytes``: memory that the caller gives; ``kernels``: those that it calls."""
+    """The texts of a model. ``arena_bytes``: memory that the caller gives; ``kernels``: those that it calls.
+
+    head, tables, tail: the source, in which big tables are still numbers; blob: those of them that are in a file of their own, by symbol.
+    """
 
     name: str
+    title: str
     header: str
-    source: str
+    head: str
+    tables: Mapping[str, Array | str]
+    tail: str
+    blob: Mapping[str, Array]
     arena_bytes: int
     kernels: tuple[str, ...]
 
+    def pieces(self) -> Iterator[str]:
+        """The source, piece by piece."""
+        yield self.head
+        for name, each in self.tables.items():
+            if isinstance(each, str):
+                yield each
+            elif name in self.blob:
+                yield c_constants.declared(name, each)
+            else:
+                yield from c_constants.as_array(name, each)
+            yield "\n"
+        yield self.tail
 
-def write(program: Program, folder: Path, *, name: str = "model", machine: str = "portable") -> Artifact:
+    @property
+    def source(self) -> str:
+        """The whole source."""
+        return "".join(self.pieces())
+
+    @property
+    def needs_libm(self) -> bool:
+        """Does it use math.h?"""
+        return "#include <math.h>" in self.head
+
+    def files(self) -> dict[str, Content]:
+        """What a compiler needs, by name."""
+        files: dict[str, Content] = {f"{self.name}.h": self.header, f"{self.name}.c": self.pieces()}
+        if self.blob:
+            files[f"{self.name}_weights.S"] = c_constants.assembly(self.name, self.blob, self.title)
+            files[f"{self.name}_weights.bin"] = c_constants.content(self.blob)
+        return files
+
+
+def write(
+    program: Program, folder: Path, *, name: str = "model", machine: str = "portable", weights: Literal["array", "incbin"] | None = None
+) -> Artifact:
     """Write the files, each whole or not at all, into a folder that is made if it lacks; other files in it stay.
 
     Args:
         name: prefix of every symbol and of the files; a C identifier of at most 41 characters.
         machine: of ``machines.MACHINES``: what the program is to be fast on; it runs wherever a C compiler is.
+        weights: as "array"s of C, or in a file of bytes that the assembler takes in ("incbin"), which compiles faster; it needs ELF and a
+            little-endian processor. None: the file from 4 MiB on.
 
     Raises:
         UnsupportedOp: an op without a kernel, or numbers that C can't hold.   RecipeError: a name that C can't take, an unknown machine.
     """
-    built = model(program, name=name, machine=machine)
-    texts = {
-        f"{name}.h": built.header,
-        f"{name}.c": built.source,
+    built = model(program, name=name, machine=machine, weights=weights)
+    texts: dict[str, Content] = {
+        **built.files(),
         "example.c": c_files.example(program, name),
-        "Makefile": c_files.makefile(name, needs_libm=needs_libm(built.source)),
-        "README.md": c_files.readme(program, built.arena_bytes, name),
+        "Makefile": c_files.makefile(name, needs_libm=built.needs_libm, blob=bool(built.blob)),
+        "README.md": c_files.readme(program, built.arena_bytes, name, blob=bool(built.blob)),
     }
     return write_files(program, Path(folder), texts, target="c", main=f"{name}.c", built=built)
 
 
-def write_files(program: Program, folder: Path, texts: Mapping[str, str], *, target: str, main: str, built: Model) -> Artifact:
-    """Put texts into a folder and say what it is."""
+def write_files(program: Program, folder: Path, texts: Mapping[str, Content], *, target: str, main: str, built: Model) -> Artifact:
+    """Put texts into a folder and say what it is. Weights in a file that an older model of that name left there go."""
     for file, text in texts.items():
         atomic_write(folder / file, text)
+    for file in {f"{built.name}_weights.S", f"{built.name}_weights.bin"} - texts.keys():
+        (folder / file).unlink(missing_ok=True)
     facts = {"name": built.name, "arena_bytes": built.arena_bytes, "kernels": list(built.kernels)}
     paths = tuple(folder / file for file in texts)
     return Artifact(target=target, folder=folder, files=paths, main=folder / main, program=program.name, facts=facts)
 
 
-def model(program: Program, *, name: str = "model", machine: str = "portable") -> Model:
-    """The header and the source of a Program."""
+def model(program: Program, *, name: str = "model", machine: str = "portable", weights: str | None = None) -> Model:
+    """The header and the source of a Program. weights: as ``write``."""
     c_text.checked_name(name)
     source = _source(program, machine_of(machine))
     moments = exit_moments(program)
@@ -80,13 +124,19 @@ def model(program: Program, *, name: str = "model", machine: str = "portable") -
     _copies(source)
     arena = _arena(source)
     header = c_files.header(program, arena, name)
-    body = c_text.prefixed(_text(source, name), name)
-    return Model(name=name, header=header, source=body, arena_bytes=arena, kernels=tuple(sorted(source.used)))
-
-
-def needs_libm(text: str) -> bool:
-    """Does a source use math.h?"""
-    return "#include <math.h>" in text
+    blob = c_constants.in_file(source.tables, weights)
+    head, tail = (c_text.prefixed(text, name) for text in _texts(source, name, blob=bool(blob)))
+    return Model(
+        name=name,
+        title=c_text.comment(program.name),
+        header=header,
+        head=head,
+        tables={c_text.prefixed(each, name): _prefixed(table, name) for each, table in source.tables.items()},
+        tail=tail,
+        blob={c_text.prefixed(each, name): table for each, table in blob.items()},
+        arena_bytes=arena,
+        kernels=tuple(sorted(source.used)),
+    )
 
 
 # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -124,7 +174,12 @@ def _arena(source: Source) -> int:
     return max(ALIGNMENT, source.regions(source.tensors_end)[1])
 
 
-def _text(source: Source, name: str) -> str:
+def _prefixed(table: Array | str, name: str) -> Array | str:
+    return c_text.prefixed(table, name) if isinstance(table, str) else table
+
+
+def _texts(source: Source, name: str, *, blob: bool) -> tuple[str, str]:
+    """The source up to its constants, and what stands behind them."""
     program = source.program
     kernels = c_text.kernels([*source.used, "k_index"])
     if source.wide_index:
@@ -133,13 +188,13 @@ def _text(source: Source, name: str) -> str:
     scratch = "".join(f"#define K_SCRATCH_{kind.upper()} {begin}\n" for kind, begin in begins.items())
     calls = "\n".join(source.calls)
     unused = "".join(f"    (void){text};\n" for text in _unused(source, calls))
-    tables = "\n".join(source.tables.values())
-    body = f"{kernels}\n{tables}\n{calls}"
+    structures = "\n".join(text for text in source.tables.values() if isinstance(text, str))
+    body = f"{kernels}\n{structures}\n{calls}"
     math = "#include <math.h>\n" if c_text.uses_math(body) else ""
     memory = "    int8_t *const memory = (int8_t *)arena;\n" if "k_at(" in calls else ""
     chosen = f"    const k_set set = {source.machine.sets}();\n" if source.machine.sets in source.used else ""
     title, file = c_text.theirs(c_text.comment(program.name)), c_text.theirs(f"{name}.h")
-    return f"""\
+    head = f"""\
 /* {title}: written by karui; see {file}. Edit the network, not this file. */
 
 #include "{file}"
@@ -147,13 +202,14 @@ def _text(source: Source, name: str) -> str:
 {math}#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-{c_text.includes(kernels)}
+{c_text.includes(kernels)}{c_text.theirs(c_constants.guard(name)) if blob else ""}
 /* ── Kernels ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 {kernels}
 /* ── Constants ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-{tables}
+"""
+    tail = f"""\
 /* ── The network ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* A place in the arena. Scratch memory has a place for each type. */
@@ -167,6 +223,7 @@ def _text(source: Source, name: str) -> str:
     return 0;
 }}
 """
+    return head, tail
 
 
 def _unused(source: Source, calls: str) -> list[str]:

@@ -142,35 +142,47 @@ int main(void)
 """
 
 
-def makefile(name: str, *, needs_libm: bool, program: str = "example") -> str:
-    """Makefile: ``make`` builds the program, ``make CC=…`` with another compiler."""
+def makefile(name: str, *, needs_libm: bool, program: str = "example", blob: bool = False) -> str:
+    """Makefile: ``make`` builds the program, ``make CC=…`` with another compiler. blob: weights are in a file of their own."""
     libm, binary = " -lm" if needs_libm else "", name if program == "main" else program
+    objects = f"{program}.o {name}.o" + (f" {name}_weights.o" if blob else "")
+    taken_in = f"""\
+{name}_weights.o: {name}_weights.S {name}_weights.bin
+\t$(CC) $(CFLAGS) -c -o $@ $<
+
+"""
     return f"""\
 # make            builds ./{binary}
 # make CC=…       with another compiler, for another machine
 CFLAGS ?= -O3
 WARN = -std=c99 -Wall -Wextra -Werror -pedantic
 
-{binary}: {program}.o {name}.o
-\t$(CC) $(CFLAGS) $(LDFLAGS) -o $@ {program}.o {name}.o{libm}
+{binary}: {objects}
+\t$(CC) $(CFLAGS) $(LDFLAGS) -o $@ {objects}{libm}
 
 {program}.o {name}.o: %.o: %.c {name}.h
 \t$(CC) $(WARN) $(CFLAGS) -c -o $@ $<
 
-clean:
-\trm -f {binary} {program}.o {name}.o
+{taken_in if blob else ""}clean:
+\trm -f {binary} {objects}
 
 .PHONY: clean
 """
 
 
-def readme(program: Program, arena: int, name: str) -> str:
+def readme(program: Program, arena: int, name: str, *, blob: bool = False) -> str:
     """README.md of the folder."""
     stream = f", but holds the stream's state: `{name}_reset` begins a new one" if program.states else ""
+    weights = f"""
+The weights are the bytes of `{name}_weights.bin`, which `{name}_weights.S` takes in: compile it with the others, in this folder or with
+`-D{name.upper()}_WEIGHTS='"the path of {name}_weights.bin"'`. That takes gcc or clang, ELF (Linux, and most that runs without a system) and
+a little-endian processor; `karui export --weights array` writes them as arrays of C instead, for every compiler.
+"""
+    what = f"`{name}.h`, `{name}.c` and `{name}_weights.*`" if blob else f"`{name}.h` and `{name}.c`"
     return f"""\
 # {c_text.comment(program.name)} in C
 
-`{name}.h` and `{name}.c` are the model: C99, no dependencies, no heap. Add both to your project and call
+{what} are the model: C99, no dependencies, no heap. Add {"them" if blob else "both"} to your project and call
 
 ```c
 static int32_t arena[({name.upper()}_ARENA_BYTES + 3) / 4];
@@ -179,4 +191,4 @@ static int32_t arena[({name.upper()}_ARENA_BYTES + 3) / 4];
 
 `{name}.h` says how long inputs and outputs are and what their numbers mean. The arena takes {arena} bytes; it may be shared with anything
 that doesn't run at the same time{stream}. `make` builds `example.c`, which shows a call.
-"""
+{weights if blob else ""}"""

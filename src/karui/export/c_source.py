@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from karui.errors import UnsupportedOp
-from karui.export import c_text
+from karui.export import c_constants, c_text
 from karui.export.machines import PORTABLE, Machine
 from karui.program.program import Array, Op, Program, Tensor
 
@@ -30,7 +28,7 @@ class Source:
     machine: Machine = PORTABLE
     places: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
-    tables: dict[str, str] = field(default_factory=dict)  # name → text
+    tables: dict[str, Array | str] = field(default_factory=dict)  # name → numbers, flat, or a structure's text
     calls: list[str] = field(default_factory=list)
     scratch: dict[str, int] = field(default_factory=dict)  # C type → elements, the most that any op takes
     _taken: dict[str, int] = field(default_factory=dict)  # C type → elements taken by the op at hand
@@ -47,12 +45,12 @@ class Source:
 
     def table(self, hint: str, array: Array) -> str:
         """A constant; the same content is written once. Returns its name."""
-        array = np.ascontiguousarray(array)
-        key = (array.dtype.name, array.tobytes())
+        flat = c_constants.checked(hint, array)
+        key = (flat.dtype.name, flat.size, c_constants.digest(flat))
         if key not in self._known:
             name = self._free(f"k_{c_text.identifier(hint)}")
             self._known[key] = name
-            self.tables[name] = c_text.table(name, array)
+            self.tables[name] = flat
         return self._known[key]
 
     def constant(self, hint: str, kind: str, text: str) -> str:

@@ -7,8 +7,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from karui.errors import RecipeError, UnsupportedOp
-from karui.program.program import Array
+from karui.errors import RecipeError
 
 LINE = 120
 _GUARD = "\0"  # stands in no C source
@@ -57,26 +56,6 @@ def number(value: float) -> str:
         return "INFINITY" if value > 0 else "-INFINITY"
     text = str(np.float32(value))
     return text + "f"
-
-
-def table(name: str, array: Array) -> str:
-    """``static const`` numbers, wrapped; the shape is flattened. Raises UnsupportedOp for floats that aren't finite."""
-    flat = np.ascontiguousarray(array).reshape(-1)
-    if flat.dtype == np.float32:
-        if not np.isfinite(flat).all():
-            raise UnsupportedOp(f"'{name}' holds values that aren't finite, which C can't store; train again or drop the layer")
-        words = [f"{text}f" if "." in text or "e" in text else f"{text}.0f" for text in map("{:.9g}".format, flat.tolist())]
-    else:
-        words = list(map(str, flat.tolist()))
-    return f"static const {C_TYPES[flat.dtype.name]} {name}[{max(1, len(words))}] = {{\n{wrapped(words)}\n}};\n"
-
-
-def wrapped(words: list[str]) -> str:
-    """Numbers joined by commas, as many to a line as fit."""
-    if not words:
-        return "0"
-    step = max(1, LINE // (max(map(len, words)) + 1))
-    return ",\n".join(",".join(words[i : i + step]) for i in range(0, len(words), step))
 
 
 # ── The hand-written kernels ────────────────────────────────────────────────────────────────────────────────────────────────────────

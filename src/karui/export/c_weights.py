@@ -155,7 +155,7 @@ def packed(numbers: Array, bits: int) -> NDArray[np.uint8]:
 def _integers(weight: Weight, stored: NDArray[np.bool_]) -> Part:
     """Codes that are at most 8 bits wide and, where that is possible, have their zero point subtracted already."""
     v = weight.values
-    codes = weight.codes().reshape(stored.shape)[stored]
+    codes = _of(weight.codes(), stored)
     low, high = int(codes.min(initial=0)), int(codes.max(initial=0))
     if isinstance(v, SignValues):
         return _pack(codes, {"codes": "k_codes_packed", "bits": 1, "step": 2, "offset": 1})
@@ -168,13 +168,13 @@ def _integers(weight: Weight, stored: NDArray[np.bool_]) -> Part:
         if high - low < 1 << v.bits:
             return _pack(codes, {"codes": "k_codes_packed", "bits": v.bits, "step": 1, "offset": -low, **grouped})
         part = _pack(
-            v.codes.reshape(stored.shape)[stored].astype(np.int32),
+            _of(v.codes, stored).astype(np.int32),
             {"codes": "k_codes_packed", "bits": v.bits, "step": 1, "offset": 1 << (v.bits - 1), **grouped},
         )
         return Part(tables={**part.tables, "zero": _per_row(weight, v.zero_point).astype(np.int16)}, fields=part.fields)
     if low >= -128 and high <= 127:
         return Part(tables={"values": codes.astype(np.int8)}, fields={"codes": "k_codes_bytes", **grouped})
-    raw = v.codes.reshape(stored.shape)[stored]
+    raw = _of(v.codes, stored)
     tables: dict[str, Array] = {"values": raw.astype(np.int8), "raw_zero": _per_row(weight, v.zero_point).astype(np.int16)}
     return Part(tables=tables, fields={"codes": "k_codes_bytes", **grouped})
 
@@ -183,9 +183,9 @@ def _floats(weight: Weight, stored: NDArray[np.bool_]) -> Part:
     """Numbers of a float op: as they are, or as codes with their scales."""
     v = weight.values
     if isinstance(v, FloatValues):
-        return Part(tables={"values": v.data.reshape(stored.shape)[stored]}, fields={"reals": "k_reals_plain"})
+        return Part(tables={"values": _of(v.data, stored)}, fields={"reals": "k_reals_plain"})
     assert not isinstance(v, CodebookValues)
-    codes = v.codes.reshape(stored.shape)[stored].astype(np.int32)
+    codes = _of(v.codes, stored).astype(np.int32)
     if isinstance(v, TernaryValues):
         part = _pack(codes, {"reals": "k_reals_ternary", "bits": 2, "step": 1, "offset": 1})
         scales = {"scale": _per_row(weight, v.positive), "negative": _per_row(weight, v.negative)}
@@ -200,6 +200,11 @@ def _floats(weight: Weight, stored: NDArray[np.bool_]) -> Part:
     return Part(tables={**part.tables, **scale, **zero}, fields=part.fields)
 
 
+def _of(array: Array, stored: NDArray[np.bool_]) -> Array:
+    """The stored ones in order; no copy where all are."""
+    return array.reshape(-1) if stored.all() else array.reshape(stored.shape)[stored]
+
+
 def _pack(codes: NDArray[np.int32], fields: Mapping[str, Any]) -> Part:
     """code = step · number − offset, solved for the numbers."""
     numbers = (codes + fields["offset"]) // fields["step"]
@@ -212,7 +217,7 @@ def _indexed(weight: Weight, values: CodebookValues, stored: NDArray[np.bool_], 
     if not integer:
         tables = {"table": values.codebook.astype(np.float32), "scale": _per_row(weight, values.scale)}
     bits = max(1, (len(values.codebook) - 1).bit_length())
-    index = values.index.reshape(stored.shape)[stored]
+    index = _of(values.index, stored)
     plain = Part(tables={"values": packed(index, bits), **tables}, fields={role: f"k_{role}_table", "bits": bits})
     codes = _huffman(index) if huffman_coded else None
     if codes is None:

@@ -6,11 +6,13 @@ texts of numbers elsewhere; it prints the label, its score and the milliseconds.
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from karui.export import c_files, c_text
 from karui.export.artifact import Artifact
 from karui.export.c import model, write_files
 from karui.program.program import Input, Program, Tensor
+from karui.workspace import Content
 
 HEAD = """\
 /* {title}. usage: {usage}
@@ -110,21 +112,22 @@ EACH = """\
 """
 
 
-def write(program: Program, folder: Path, *, name: str = "model", machine: str = "portable") -> Artifact:
+def write(
+    program: Program, folder: Path, *, name: str = "model", machine: str = "portable", weights: Literal["array", "incbin"] | None = None
+) -> Artifact:
     """Write the folder's files, each whole or not at all.
 
     Args:
-        name, machine: as target ``c``.
+        name, machine, weights: as target ``c``.
 
     Raises:
         UnsupportedOp, RecipeError: as target ``c``.
     """
-    built = model(program, name=name, machine=machine)
-    texts = {
-        f"{name}.h": built.header,
-        f"{name}.c": built.source,
+    built = model(program, name=name, machine=machine, weights=weights)
+    texts: dict[str, Content] = {
+        **built.files(),
         "main.c": main(program, name),
-        "Makefile": c_files.makefile(name, needs_libm=True, program="main"),
+        "Makefile": c_files.makefile(name, needs_libm=True, program="main", blob=bool(built.blob)),
         "README.md": readme(program, name),
     }
     return write_files(program, Path(folder), texts, target="device", main=f"{name}.c", built=built)

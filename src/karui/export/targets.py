@@ -13,7 +13,7 @@ from karui.program.program import Program
 from karui.workspace import alone_in, replacing_folder
 
 Write = Callable[..., Artifact]
-"""``(program, folder) → artifact``; targets that have kernels for machines take ``machine``, too, and ``onnx`` takes ``opset``."""
+"""``(program, folder) → artifact``; C takes ``machine`` and ``weights``, too, and ``onnx`` takes ``opset``."""
 
 
 def targets() -> dict[str, Write]:
@@ -26,26 +26,38 @@ def targets() -> dict[str, Write]:
     return found
 
 
+USELESS = {
+    "machine": "target '{targets}' is the same for every machine; leave it out, or choose target 'c'",
+    "weights": "target '{targets}' has one form of weights; leave it out, or choose target 'c'",
+    "opset": "target '{targets}' has none; leave it out, or choose target 'onnx'",
+}
+
+
 def write_all(
-    program: Program, names: Sequence[str], folder: Path, *, machine: str | None = None, opset: int | None = None
+    program: Program,
+    names: Sequence[str],
+    folder: Path,
+    *,
+    machine: str | None = None,
+    weights: str | None = None,
+    opset: int | None = None,
 ) -> dict[str, Artifact]:
     """Write the program for each target into ``folder/NAME``, whole or not at all; returns target → artifact.
 
-    machine: of ``machines.MACHINES``, for those targets that have kernels for it; opset: for ``onnx``. Raises RecipeError where none of the
-    targets has a use for them.
+    machine: of ``machines.MACHINES``, and weights: "array" or "incbin", for those targets that have a use for them; opset: for ``onnx``.
+    Raises RecipeError where none of the targets has one.
     """
     known = targets()
     for name in names:
         if name not in known:
             raise RecipeError(f"target '{name}' is unknown; choose from {', '.join(sorted(known))}")
     takes = {name: signature(known[name]).parameters for name in names}
-    if machine is not None and not any("machine" in each for each in takes.values()):
-        raise RecipeError(
-            f"machine '{machine}': target '{', '.join(names)}' is the same for every machine; leave it out, or choose target 'c'"
-        )
-    if opset is not None and not any("opset" in each for each in takes.values()):
-        raise RecipeError(f"opset {opset}: target '{', '.join(names)}' has none; leave it out, or choose target 'onnx'")
-    asked = {key: value for key, value in {"machine": machine, "opset": opset}.items() if value is not None}
+    given = {"machine": machine, "weights": weights, "opset": opset}
+    asked = {key: value for key, value in given.items() if value is not None}
+    for key, value in asked.items():
+        if not any(key in each for each in takes.values()):
+            what = f"{key} {value}" if isinstance(value, int) else f"{key} '{value}'"
+            raise RecipeError(f"{what}: {USELESS[key].format(targets=', '.join(names))}")
     written: dict[str, Artifact] = {}
     with alone_in(folder):
         for name in dict.fromkeys(names):

@@ -48,13 +48,12 @@ def compile_for(triple: Sequence[str], artifact: Artifact, folder: Path, *, time
     header = artifact.main.with_suffix(".h")
     signature = host.read_header(header)
     (folder / "main.c").write_text(around(signature, timed=timed), encoding="utf-8")
-    objects = []
-    for source in (artifact.main, folder / "main.c"):
-        objects.append(folder / f"{source.stem}.o")
-        arguments: list[str | Path] = [*host.STRICT, *flags, "-I", header.parent, "-c", "-o", objects[-1], source]
-        compilers.compile_c(command, arguments, what=f"'{source}'")
-    compilers.compile_c(command, ["-static", "-o", folder / "program", *objects], what=f"'{artifact.main}'")
-    return Crossed(signature=signature, sections=sections(objects[0]), binary=folder / "program")
+    model, main = host.objects(command, header, flags, folder), folder / "main.o"
+    compilers.compile_c(
+        command, [*host.STRICT, *flags, "-I", header.parent, "-c", "-o", main, folder / "main.c"], what=f"'{folder}/main.c'"
+    )
+    compilers.compile_c(command, ["-static", "-o", folder / "program", *model, main], what=f"'{artifact.main}'")
+    return Crossed(signature=signature, sections=sections(*model), binary=folder / "program")
 
 
 # ── The program ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────

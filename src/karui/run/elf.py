@@ -24,23 +24,26 @@ class Sections:
         return self.text + self.rodata + self.data
 
 
-def sections(path: Path) -> Sections:
-    """Sums over the sections of an object file. Constants that hold addresses (``.data.rel.ro``) are constants: nothing writes to them.
+def sections(*paths: Path) -> Sections:
+    """Sums over the sections of object files. Constants that hold addresses (``.data.rel.ro``) are constants: nothing writes to them.
 
     Raises FileError for a file that isn't ELF or ends too soon.
     """
-    content = Path(path).read_bytes()
-    try:
-        found = _headers(content)
-    except (struct.error, IndexError, ValueError, OverflowError) as error:
-        raise FileError(f"'{path}' is no ELF object ({error}); compile for Linux or a bare-metal target") from error
     total = {"text": 0, "rodata": 0, "data": 0, "bss": 0}
-    for name, kind, flags, size in found:
+    for name, kind, flags, size in (each for path in paths for each in _read(path)):
         if not flags & _ALLOC:
             continue
         constant = not flags & _WRITE or name.startswith(".data.rel.ro")
         total["text" if flags & _EXECUTE else "bss" if kind == _NOBITS else "rodata" if constant else "data"] += size
     return Sections(**total)
+
+
+def _read(path: Path) -> list[tuple[str, int, int, int]]:
+    content = Path(path).read_bytes()
+    try:
+        return _headers(content)
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
+        raise FileError(f"'{path}' is no ELF object ({error}); compile for Linux or a bare-metal target") from error
 
 
 def _headers(content: bytes) -> list[tuple[str, int, int, int]]:

@@ -156,17 +156,28 @@ def build(
     signature = read_header(header)
     command = compilers.find(compiler)
     with tempfile.TemporaryDirectory(prefix="karui-") as scratch:
-        obj, shared = Path(scratch) / "model.o", Path(scratch) / "model.so"
-        source = header.with_suffix(".c")
-        compilers.compile_c(command, [*STRICT, *flags, "-c", "-o", obj, source], what=f"'{source}'")
-        compilers.compile_c(command, [*flags, "-shared", "-o", shared, obj, "-lm"], what=f"'{source}'")
+        made, shared = objects(command, header, flags, Path(scratch)), Path(scratch) / "model.so"
+        compilers.compile_c(command, [*flags, "-shared", "-o", shared, *made, "-lm"], what=f"'{header.with_suffix('.c')}'")
         code = ctypes.CDLL(str(shared))
-        found = sections(obj)
+        found = sections(*made)
     run = getattr(code, f"{signature.name}_run")
     run.argtypes = [ctypes.c_void_p] * (len(signature.inputs) + len(signature.outputs) + 1)
     if signature.stateful:
         getattr(code, f"{signature.name}_reset").argtypes = [ctypes.c_void_p]
     return Library(signature=signature, sections=found, command=(*command, *STRICT, *flags), _code=code)
+
+
+def objects(command: Sequence[str], header: Path, flags: Sequence[str], folder: Path) -> list[Path]:
+    """A model's objects, compiled into a folder: of NAME.c, and of NAME_weights.S where that lies beside it. Raises ToolError."""
+    source, weights = header.with_suffix(".c"), header.with_name(f"{header.stem}_weights.S")
+    made = [folder / f"{header.stem}.o"]
+    compilers.compile_c(command, [*STRICT, *flags, "-c", "-o", made[0], source], what=f"'{source}'")
+    if weights.exists():
+        made.append(folder / f"{weights.stem}.o")
+        path = str(weights.with_suffix(".bin").resolve()).replace("\\", "\\\\").replace('"', '\\"')
+        where = f'-D{header.stem.upper()}_WEIGHTS="{path}"'
+        compilers.compile_c(command, [*flags, where, "-c", "-o", made[1], weights], what=f"'{weights}'")
+    return made
 
 
 def _header(folder: Path, name: str | None) -> Path:
