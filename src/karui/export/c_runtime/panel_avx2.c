@@ -124,7 +124,7 @@ static k_avx2 void k_part_avx2(const int16_t *wide, const int8_t *panel, int32_t
 
 /* Fours of eight pixels as 16 bits; up to 15 bytes behind them are read, and as many numbers written. */
 #if defined(K_X86)
-static k_avx2 void k_widen_avx2(const uint8_t *const at[8], int32_t place, int32_t fours, int16_t *wide)
+static k_avx2 void k_words_avx2(const uint8_t *const at[8], int32_t place, int32_t fours, int16_t *wide)
 {
     int32_t i, k;
     for (i = 0; i < 8; i++, wide += k_far_avx2)
@@ -148,7 +148,7 @@ static k_avx2 void k_tile_avx2(const k_panels *l, const int8_t *w, int32_t far, 
     for (done = 0; !one && done < all; done += n) {
         for (n = 0; n < k_room_wide_avx2 && done + n < all;) {
             const int32_t left = k_room_wide_avx2 - n, take = l->fours - j < left ? l->fours - j : left;
-            k_widen_avx2(at, ry * l->run_y + rx * l->run_x + 4 * j, take, wide + 4 * n);
+            k_words_avx2(at, ry * l->run_y + rx * l->run_x + 4 * j, take, wide + 4 * n);
             n += take;
             j += take;
             if (j == l->fours) {
