@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from karui.graph.coupling import coupling
 from karui.graph.doors.torch import capture
 from karui.graph.fidelity import difference
 from karui.graph.network import Network
@@ -133,6 +134,37 @@ class ChannelsLast(nn.Module):
         z, w = z.split(8, 3)
         z = z * torch.sigmoid(self.gate(w.mean((1, 2)))).reshape(-1, 1, 1, 8)
         return (z + y).mean((1, 2))
+
+
+class Heads(nn.Module):
+    """Attention as people write it. scale: what the scores are multiplied by; mask: what is added to them."""
+
+    def __init__(self, scale: float, mask: Tensor | None = None, *, soft: int = -1) -> None:
+        super().__init__()
+        self.inner, self.outer, self.scale, self.soft = nn.Linear(16, 48), nn.Linear(16, 16), scale, soft
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.view(x.size(0), 10, 4, 4).transpose(1, 2) for t in self.inner(x).chunk(3, -1))
+        scores = q @ k.transpose(-2, -1) * self.scale
+        if self.mask is not None:
+            scores = scores + self.mask
+        return self.outer((scores.softmax(self.soft) @ v).transpose(1, 2).reshape(x.size(0), 10, 16))
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 0.3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_spelled_out_attention_is_named(scale: float, masked: bool) -> None:
+    mask = torch.full((10, 10), -1e4).triu(1) if masked else None
+    network = captured(Heads(scale, mask), 10, 16)
+    assert "scaled_dot_product_attention" in ops(network)
+    assert not {"softmax", "matmul"} & set(ops(network))
+    group = next(g for g in coupling(network).groups.values() if ("inner.weight", 0) in g.producers)
+    assert group.free.any(), group.fixed  # whole heads may leave
+
+
+def test_a_softmax_over_the_queries_is_no_attention() -> None:
+    assert "softmax" in ops(captured(Heads(0.5, soft=-2), 10, 16))
 
 
 def test_permutes_around_convolutions_cancel() -> None:

@@ -2,6 +2,7 @@
 
 from karui.graph.network import Network
 from karui.graph.tidy.activations import name_activations
+from karui.graph.tidy.attention import name_attention
 from karui.graph.tidy.axes import settle
 from karui.graph.tidy.constants import fold
 from karui.graph.tidy.noise import silence
@@ -16,6 +17,7 @@ def tidied(network: Network) -> Network:
         fold(network)
     name_norms(network)
     name_lookups(network)
+    name_attention(network)
     while name_activations(network):  # a hard-swish may be made of a hard-sigmoid that was found just now
         pass
     return network
