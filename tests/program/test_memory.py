@@ -46,16 +46,22 @@ def programs(draw):
 
 
 @settings(max_examples=300, deadline=None)
-@given(programs(), st.sampled_from((1, 4, 16)))
-def test_nothing_that_is_read_later_is_overwritten(program, alignment):
-    """Run the plan on symbols: every byte remembers which tensor wrote it last."""
-    made = plan(program, alignment=alignment)
+@given(programs(), st.sampled_from((1, 4, 16)), st.dictionaries(st.integers(0, 12), st.integers(1, 60)))
+def test_nothing_that_is_read_later_is_overwritten(program, alignment, wanted):
+    """Run the plan on symbols: every byte remembers which tensor wrote it last. An op's own bytes are its all the while."""
+    wanted = {i: size for i, size in wanted.items() if i < len(program.ops)}
+    made = plan(program, alignment=alignment, scratch=wanted)
+    assert set(made.scratch) == set(wanted)
     memory = [""] * made.arena_bytes
     constants = {op.outputs[0] for op in program.ops if op.kind == "constant"}
     mine = {name for op in program.ops for name in op.outputs}
     mine -= constants | {o.tensor for o in program.outputs} | {read for _, read in program.states}
     assert set(made.offsets) == mine
-    for op in program.ops:
+    for i, op in enumerate(program.ops):
+        own = range(made.scratch.get(i, 0), made.scratch.get(i, 0) + wanted.get(i, 0))
+        assert own.start % alignment == 0
+        for at in own:
+            memory[at] = "scratch"
         for name in op.inputs:
             if name in made.offsets:
                 begin = made.offsets[name]
@@ -67,6 +73,7 @@ def test_nothing_that_is_read_later_is_overwritten(program, alignment):
                 overwritten = set(memory[begin : begin + size]) & set(op.inputs)
                 assert overwritten <= {made.in_place.get(name, "")}
                 memory[begin : begin + size] = [name] * size
+        assert all(memory[at] == "scratch" for at in own)
     for written, _ in program.states:  # is carried over when the last op has run
         if written in made.offsets:
             begin = made.offsets[written]

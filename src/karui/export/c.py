@@ -113,15 +113,11 @@ def write_files(program: Program, folder: Path, texts: Mapping[str, Content], *,
 def model(program: Program, *, name: str = "model", machine: str = "portable", weights: str | None = None) -> Model:
     """The header and the source of a Program. weights: as ``write``."""
     c_text.checked_name(name)
-    source = _source(program, machine_of(machine))
-    moments = exit_moments(program)
-    for i, op in enumerate(program.ops):
-        source.begin(op)
-        if op.kind not in RULES:
-            raise source.refuse(op, f"kind '{op.kind}'", "choose another target or another op")
-        RULES[op.kind](source, op)
-        leave(source, i, moments)
-    _copies(source)
+    found = machine_of(machine)
+    wanted = None
+    if {program.tensor(name).dtype for name in plan(program).offsets} <= {"int8", "uint8"}:
+        wanted = _written(program, found, {}).wanted
+    source = _written(program, found, wanted)
     arena = _arena(source)
     header = c_files.header(program, arena, name)
     blob = c_constants.in_file(source.tables, weights)
@@ -142,15 +138,29 @@ def model(program: Program, *, name: str = "model", machine: str = "portable", w
 # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _source(program: Program, machine: Machine) -> Source:
+def _written(program: Program, machine: Machine, scratch: Mapping[int, int] | None) -> Source:
+    """The calls of all ops, and what they want. scratch: bytes of the arena that ops want, where they are planned, or none yet."""
+    source, moments = _source(program, machine, scratch), exit_moments(program)
+    for i, op in enumerate(program.ops):
+        source.begin(op)
+        if op.kind not in RULES:
+            raise source.refuse(op, f"kind '{op.kind}'", "choose another target or another op")
+        RULES[op.kind](source, op)
+        leave(source, i, moments)
+    _copies(source)
+    return source
+
+
+def _source(program: Program, machine: Machine, scratch: Mapping[int, int] | None) -> Source:
     """A Source in which the caller's tensors have their places; states lie behind the planned tensors."""
-    planned = plan(program, alignment=ALIGNMENT)
+    planned = plan(program, alignment=ALIGNMENT, scratch=scratch)
     offsets, end = dict(planned.offsets), planned.arena_bytes
     for _, name in program.states:
         offsets[name] = end = -(-end // ALIGNMENT) * ALIGNMENT
         end += program.tensor(name).nbytes
     longest = max((prod(w.shape[1:]) for w in program.weights.values() if w.shape), default=0)
     source = Source(program=program, offsets=offsets, tensors_end=end, wide_index=longest > 0xFFFF, machine=machine)
+    source.scratch_at = None if scratch is None else planned.scratch
     for entry, text in zip(program.inputs, c_files.parameters(program.inputs, "input"), strict=True):
         source.places[entry.tensor] = text
     for out, text in zip(program.outputs, c_files.parameters(program.outputs, "output"), strict=True):

@@ -18,7 +18,8 @@ ALIGNMENT = 4
 class Source:
     """One model in the making. ``places``: how C names the memory of each tensor. ``offsets``: where tensors lie in the arena.
 
-    Scratch is one region per C type, shared by all ops, so no byte of the arena is ever read as two types that may not alias.
+    Scratch is one region per C type, shared by all ops, so no byte of the arena is ever read as two types that may not alias. Where all
+    tensors are bytes, which alias anything, scratch is planned with them: ``scratch_at`` says where each op's begins.
     """
 
     program: Program
@@ -26,11 +27,14 @@ class Source:
     tensors_end: int  # bytes of the arena that tensors take
     wide_index: bool
     machine: Machine = PORTABLE
+    scratch_at: Mapping[int, int] | None = None  # op → byte of the arena; None: by regions
     places: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     tables: dict[str, Array | str] = field(default_factory=dict)  # name → numbers, flat, or a structure's text
     calls: list[str] = field(default_factory=list)
     scratch: dict[str, int] = field(default_factory=dict)  # C type → elements, the most that any op takes
+    wanted: dict[int, int] = field(default_factory=dict)  # op → bytes of its scratch, where that is planned
+    _op: int = -1  # the op at hand, by its place
     _taken: dict[str, int] = field(default_factory=dict)  # C type → elements taken by the op at hand
     _known: dict[tuple[Any, ...], str] = field(default_factory=dict)  # content of a table → name
 
@@ -80,6 +84,10 @@ class Source:
 
     def take(self, kind: str, count: int) -> str:
         """Scratch for the op at hand: a pointer to ``count`` elements of a C type."""
+        if self.scratch_at is not None:
+            start = self.wanted.get(self._op, 0)
+            self.wanted[self._op] = start + -(-count * self.size(kind) // ALIGNMENT) * ALIGNMENT
+            return f"k_at({kind}, {self.scratch_at.get(self._op, 0) + start})"
         start = self._taken.get(kind, 0)
         self._taken[kind] = start + count
         self.scratch[kind] = max(self.scratch.get(kind, 0), self._taken[kind])
@@ -102,6 +110,7 @@ class Source:
     def begin(self, op: Op) -> None:
         """A new op: its comment, and its scratch starts from nothing."""
         self._taken = {}
+        self._op += 1
         shapes = " → ".join("×".join(map(str, t.shape)) or "1" for t in (*map(self.tensor, op.inputs), *map(self.tensor, op.outputs)))
         self.calls.append(f"    /* {self.title(op)}: {op.kind}, {c_text.comment(shapes)} */")
 

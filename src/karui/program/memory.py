@@ -18,13 +18,14 @@ class Plan:
     """Byte offsets of the tensors in the arena.
 
     lifetimes: tensor → (op that writes it, last op that reads it), as places in ``program.ops``; a state lives to the end.
-    in_place: output → the input whose bytes it takes over.
+    in_place: output → the input whose bytes it takes over. scratch: op, as a place → where its own bytes are while it runs.
     """
 
     offsets: Mapping[str, int]
     arena_bytes: int
     lifetimes: Mapping[str, tuple[int, int]]
     in_place: Mapping[str, str] = field(default_factory=dict)
+    scratch: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -37,14 +38,20 @@ class _Buffer:
     last: int
 
 
-def plan(program: Program, *, alignment: int = 16) -> Plan:
-    """Plan one sample's memory; every offset is a multiple of ``alignment``, and so is the arena's size."""
+def plan(program: Program, *, alignment: int = 16, scratch: Mapping[int, int] | None = None) -> Plan:
+    """Plan one sample's memory; every offset is a multiple of ``alignment``, and so is the arena's size.
+
+    scratch: bytes that ops, by their places, want for themselves while they run.
+    """
     lifetimes = _lifetimes(program)
     shared = _in_place(program, lifetimes)
     plans = []
     for in_place in (shared, {}):
-        offsets, end = _place(_buffers(program, lifetimes, in_place), alignment)
-        plans.append(Plan(offsets=offsets, arena_bytes=end, lifetimes=lifetimes, in_place=in_place))
+        own = {i: _Buffer([], size, i, i) for i, size in (scratch or {}).items()}
+        begins, end = _place([*_buffers(program, lifetimes, in_place), *own.values()], alignment)
+        offsets = {name: begin for begin, buffer in begins for name in buffer.tensors}
+        places = {i: begin for begin, buffer in begins for i, each in own.items() if each is buffer}
+        plans.append(Plan(offsets=offsets, arena_bytes=end, lifetimes=lifetimes, in_place=in_place, scratch=places))
     # a buffer that lives longer can be in the way of others: rarely, copying is the smaller
     return min(plans, key=lambda p: p.arena_bytes)
 
@@ -91,15 +98,14 @@ def _buffers(program: Program, lifetimes: Mapping[str, tuple[int, int]], in_plac
     return list({id(buffer): buffer for buffer in of.values()}.values())
 
 
-def _place(buffers: list[_Buffer], alignment: int) -> tuple[dict[str, int], int]:
-    """The largest first, each into the smallest gap that holds it between those which live at the same time."""
+def _place(buffers: list[_Buffer], alignment: int) -> tuple[list[tuple[int, _Buffer]], int]:
+    """Where each begins, and where all end: the largest first, each into the smallest gap that holds it between those of the same time."""
     placed: list[tuple[int, int, _Buffer]] = []  # begin, end
     for buffer in sorted(buffers, key=lambda b: (-b.size, b.first)):
         size = -(-buffer.size // alignment) * alignment
         begin = _gap([(a, b) for a, b, other in placed if other.first <= buffer.last and buffer.first <= other.last], size)
         placed.append((begin, begin + size, buffer))
-    offsets = {name: begin for begin, _, buffer in placed for name in buffer.tensors}
-    return offsets, max((end for _, end, _ in placed), default=0)
+    return [(begin, buffer) for begin, _, buffer in placed], max((end for _, end, _ in placed), default=0)
 
 
 def _gap(taken: list[tuple[int, int]], size: int) -> int:
