@@ -78,6 +78,13 @@ SIZES = {
     "depthwise, lines of 19": convolution(4, 19, 40, 40, groups=40, seed=15),
     "depthwise, 1 x 4": convolution(4, 12, 17, 17, groups=17, kernel=(1, 4), padding=[0, 1, 0, 2], seed=16),
     "depthwise, 5 x 5, lines": convolution(9, 17, 33, 33, groups=33, kernel=(5, 5), padding=[2, 2, 2, 2], seed=17),
+    "depthwise, strides of two": convolution(9, 12, 8, 8, groups=8, stride=[2, 2], seed=18),
+    "depthwise, strides, along columns": convolution(19, 5, 12, 12, groups=12, stride=[1, 2], padding=[2, 0, 1, 1], seed=19),
+    "depthwise, wide borders": convolution(3, 4, 4, 4, groups=4, padding=[3, 2, 5, 4], seed=25),
+    "depthwise, a border of one side": convolution(7, 11, 8, 8, groups=8, stride=[3, 2], padding=[0, 1, 0, 0], seed=26),
+    "depthwise, without": convolution(10, 10, 8, 8, groups=8, padding=[0, 0, 0, 0], seed=27),
+    "depthwise, three pixels": convolution(1, 3, 4, 4, groups=4, seed=28),
+    "five pixels, odd channels": convolution(1, 5, 30, 7, kernel=(1, 1), padding=[0, 0, 0, 0], seed=29),
     "many inputs": convolution(2, 2, 130, 34, seed=12),
 }
 

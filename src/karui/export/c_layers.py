@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from karui.export.c_duos import depthwise as depthwise_duos
 from karui.export.c_duos import duos
 from karui.export.c_geometry import Geometry, geometry
 from karui.export.c_panels import Numbers, depthwise, listed, numbers_of, panels
@@ -41,7 +42,7 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     if source.machine.sets and not several and (numbers := numbers_of(source, op, g)) is not None:
         _panels(source, op, g, w, numbers)
         return
-    if source.machine.duos and w.in_place and not several and duos(source, op, g):
+    if source.machine.duos and w.in_place and not several and (depthwise_duos if _is_depthwise(g) else duos)(source, op, g):
         return
     x, y, q = source.place(op.inputs[0]), source.place(op.outputs[0]), requant_of(source, op)
     if several:

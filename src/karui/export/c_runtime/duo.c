@@ -151,12 +151,13 @@ static int32_t *k_spread_one(const int8_t *at, int32_t length, int32_t *to)
 static k_once void k_edge(const int8_t *x, const k_layer *l, int32_t iy, int32_t ix, int32_t taps, int32_t offset, int32_t length,
                           int32_t border, int8_t *edge)
 {
-    const int32_t width = length / taps, left = ix < 0 ? -ix : 0, right = ix + taps > l->w ? l->w - ix : taps;
+    const int32_t width = length / taps, left = (ix < 0 ? -ix : 0) * width, right = ix + taps > l->w ? (l->w - ix) * width : length;
+    const int8_t *from = x + (iy * l->w + ix) * l->c + offset; /* several taps of a run are neighbours */
     int32_t i;
     memset(edge, border, (size_t)length);
     if (iy >= 0 && iy < l->h)
         for (i = left; i < right; i++)
-            memcpy(edge + i * width, x + (iy * l->w + ix + i) * l->c + offset, (size_t)width);
+            edge[i] = from[i];
 }
 
 /* The column of the four pixels from `first` on, or of that one. `edge`: scratch for a run of each. */
@@ -338,7 +339,7 @@ static k_once void k_duos_i8(const int8_t *x, int8_t *y, const k_layer *l, const
             const int32_t *weights = w->weights + group * each * words, *requant = w->requant + group * each * 8;
             int8_t *to = y + first * l->o + group * outputs;
             k_duo_job job;
-            int32_t i, j;
+            int32_t i;
             k_duo_column(x, l, w, group, first, many, column + 8, edge);
             job.column = column;
             job.end = column + 8 + words * many;
@@ -353,7 +354,6 @@ static k_once void k_duos_i8(const int8_t *x, int8_t *y, const k_layer *l, const
                 (many == 4 ? k_duo_tile : k_duo_thin)(&job, weights + pairs * words, to + outputs - 2);
             }
             for (i = 0; (w->low > -128 || w->high < 127) && i < many; i++)
-                for (j = 0; j < outputs; j++)
-                    to[i * l->o + j] = (int8_t)(to[i * l->o + j] < w->low ? w->low : to[i * l->o + j] > w->high ? w->high : to[i * l->o + j]);
+                k_clamp_i8(to + i * l->o, to + i * l->o, outputs, w->low, w->high);
         }
 }
