@@ -20,7 +20,7 @@ from karui.export import c as c_target
 from karui.program import interpreter
 from karui.program.program import Affine, Op, Program, Sign
 from karui.program.shapes import output_shapes
-from karui.run import host, qemu
+from karui.run import cross, host, qemu
 from tests.export.many import inputs_of, merged
 from tests.export.test_c_layers import integral
 from tests.program.single_op import affine, floats, tensor
@@ -108,7 +108,7 @@ def _sanitized(machine: str, flags: tuple[str, ...], first: int) -> int:
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         artefact = c_target.write(program, folder, machine=machine)
-        (folder / "main.c").write_text(qemu.around(host.read_header(artefact.main.with_suffix(".h"))), encoding="utf-8")
+        (folder / "main.c").write_text(cross.around(host.read_header(artefact.main.with_suffix(".h"))), encoding="utf-8")
         sanitize = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
         command = ["cc", "-std=c99", *sanitize, *flags, "-o", folder / "program", artefact.main, folder / "main.c", "-lm"]
         subprocess.run(command, check=True, stderr=sys.stderr)
