@@ -16,7 +16,7 @@ from karui.graph.doors.torch import capture
 from karui.graph.network import Network
 from karui.lower import lower
 from karui.program.program import Program
-from karui.zoo.resnet import resnet18
+from karui.zoo.resnet import resnet18, resnet50
 
 SHAPES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet8": (lambda: zoo.build("resnet8"), (3, 32, 32)),
@@ -26,6 +26,7 @@ SHAPES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobilenet_v2": (lambda: zoo.build("mobilenet_v2"), (3, 224, 224)),
     "efficientnet_lite0": (efficientnet_lite0, (3, 224, 224)),
 }
+LARGE = {"resnet50": (resnet50, (3, 224, 224))}  # in no line but its own
 SAMPLES = 16  # of noise, to calibrate with
 
 
@@ -43,8 +44,8 @@ class Shape:
 
 
 def shape(name: str) -> Shape:
-    """One of ``SHAPES``. Raises ToolError where a package is missing."""
-    build, size = SHAPES[name]
+    """One of ``SHAPES`` or ``LARGE``. Raises ToolError where a package is missing."""
+    build, size = (SHAPES | LARGE)[name]
     torch.manual_seed(0)
     return of(build().eval(), size, name=name)
 

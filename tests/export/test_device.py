@@ -201,5 +201,5 @@ def test_whole_numbers(bare: dict[str, str], tmp_path: Path) -> None:
 def test_the_model_is_that_of_target_c(grey: tuple[Program, Path], tmp_path: Path) -> None:
     artifact = c.write(grey[0], tmp_path)
     assert artifact.main.read_bytes() == (grey[1] / "model.c").read_bytes()
-    assert {path.name for path in artifact.files} == {"model.h", "model.c", "example.c", "Makefile", "README.md"}
+    assert {path.name for path in artifact.files} == {"model.h", "model.c", "example.c", "Makefile", "CMakeLists.txt", "README.md"}
     assert os.listdir(tmp_path) and all(path.exists() for path in artifact.files)

@@ -16,7 +16,7 @@ from tests.export.test_c_machines import convolution
 def test_each_op_has_its_time(tmp_path: Path) -> None:
     small, large = convolution(2, 2, 4, 4), convolution(16, 16, 64, 64)
     program = merged({"small": small, "large": large, "again": small})
-    artefact = c.write(program, tmp_path)
+    artefact = c.write(program, tmp_path, weights="incbin")
     before = artefact.main.read_bytes()
     times = layer_times(artefact, inputs_of(program, 1), seconds=0.05)
     assert times.shape == (3,) and (times > 0).all()

@@ -37,6 +37,12 @@ def test_emulated(name: str, tmp_path: Path) -> None:
     assert found.timing is None and found.machine == SAME.get(name, name) and found.about.endswith("in QEMU")
 
 
+@pytest.mark.skipif(shutil.which("qemu-system-arm") is None, reason="needs QEMU: apt-get install qemu-system-arm")
+def test_counted(tmp_path: Path) -> None:
+    found = told("cortex-m4", tmp_path, 1)
+    assert found.timing is None and found.machine == "cortex-m4" and found.instructions and found.instructions > 10_000
+
+
 def test_a_device_is_written_for_by_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked of ``ssh``: the artefact is for the machine of the device's own processor."""
     asked: list[object] = []

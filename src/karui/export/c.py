@@ -1,9 +1,10 @@
 """Target ``c``: a Program as portable C99.
 
-The folder holds ``NAME.h``, ``NAME.c``, a Makefile, an example program and a README. The model is a static schedule of calls to the
-kernels of ``c_runtime``, of which only those used are written out; weights are ``static const``. All mutable memory is the caller's arena,
-of a size known at compile time: no heap, no stdio, and no libm in integer networks. One sample per call; re-entrant. A sample that is sure
-at an early exit costs no more than the layers up to there. The same Program gives the same text.
+The folder holds ``NAME.h``, ``NAME.c``, an example program, a Makefile, a CMakeLists.txt and a README. The model is a static schedule of
+calls to the kernels of ``c_runtime``, of which only those used are written out; weights are constants, in the source or, where there are
+many, in a file of bytes beside it. All mutable memory is the caller's arena, of a size known at compile time: no heap, no stdio, and no
+libm in integer networks. One sample per call; re-entrant. A sample that is sure at an early exit costs no more than the layers up to there.
+The same Program gives the same text.
 """
 
 from collections.abc import Iterator, Mapping
@@ -94,6 +95,7 @@ def write(
         **built.files(),
         "example.c": c_files.example(program, name),
         "Makefile": c_files.makefile(name, needs_libm=built.needs_libm, blob=bool(built.blob)),
+        "CMakeLists.txt": c_files.cmake(name, needs_libm=built.needs_libm, blob=bool(built.blob)),
         "README.md": c_files.readme(program, built.arena_bytes, name, blob=bool(built.blob)),
     }
     return write_files(program, Path(folder), texts, target="c", main=f"{name}.c", built=built)

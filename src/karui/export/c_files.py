@@ -170,6 +170,29 @@ WARN = -std=c99 -Wall -Wextra -Werror -pedantic
 """
 
 
+def cmake(name: str, *, needs_libm: bool, blob: bool = False) -> str:
+    """CMakeLists.txt: the model as a static library. blob: as ``makefile``."""
+    weights = f"""\
+# the assembler takes the weights in from where they lie
+set_source_files_properties({name}_weights.S PROPERTIES
+  COMPILE_DEFINITIONS "{name.upper()}_WEIGHTS=\\"${{CMAKE_CURRENT_SOURCE_DIR}}/{name}_weights.bin\\""
+  OBJECT_DEPENDS "${{CMAKE_CURRENT_SOURCE_DIR}}/{name}_weights.bin")
+"""
+    libm = f"if(UNIX)\n  target_link_libraries({name} PUBLIC m)\nendif()\n"
+    return f"""\
+# cmake -B build && cmake --build build     makes a static library; or in a project of yours:
+# add_subdirectory(THIS_FOLDER) and target_link_libraries(YOUR_PROGRAM {name})
+cmake_minimum_required(VERSION 3.10)
+project({name} C{" ASM" if blob else ""})
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+add_library({name} STATIC {name}.c{f" {name}_weights.S" if blob else ""})
+target_include_directories({name} PUBLIC "${{CMAKE_CURRENT_SOURCE_DIR}}")
+set_target_properties({name} PROPERTIES C_STANDARD 99 C_STANDARD_REQUIRED ON C_EXTENSIONS OFF)
+{libm if needs_libm else ""}{weights if blob else ""}"""
+
+
 def readme(program: Program, arena: int, name: str, *, blob: bool = False) -> str:
     """README.md of the folder."""
     stream = f", but holds the stream's state: `{name}_reset` begins a new one" if program.states else ""
@@ -178,6 +201,9 @@ The weights are the bytes of `{name}_weights.bin`, which `{name}_weights.S` take
 `-D{name.upper()}_WEIGHTS='"the path of {name}_weights.bin"'`. That takes gcc or clang, ELF (Linux, and most that runs without a system) and
 a little-endian processor; `karui export --weights array` writes them as arrays of C instead, for every compiler.
 """
+    arduino = f"put `{name}.h` and `{name}.c` beside the sketch, nothing else, and include `{name}.h`"
+    if blob:
+        arduino = f"export with `--weights array`, as it takes no `{name}_weights.bin`"
     what = f"`{name}.h`, `{name}.c` and `{name}_weights.*`" if blob else f"`{name}.h` and `{name}.c`"
     return f"""\
 # {c_text.comment(program.name)} in C
@@ -191,4 +217,6 @@ static int32_t arena[({name.upper()}_ARENA_BYTES + 3) / 4];
 
 `{name}.h` says how long inputs and outputs are and what their numbers mean. The arena takes {arena} bytes; it may be shared with anything
 that doesn't run at the same time{stream}. `make` builds `example.c`, which shows a call.
-{weights if blob else ""}"""
+{weights if blob else ""}
+CMake: `add_subdirectory` of this folder gives the library `{name}`. Arduino: {arduino}.
+"""

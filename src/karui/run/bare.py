@@ -162,10 +162,11 @@ def build(artifact: Artifact, processor: str, *, flags: Sequence[str] = FLAGS, l
             strict = host.STRICT if source.parent == folder else ("-std=c99",)
             out = folder / f"{source.stem}.o"
             compilers.compile_c(command, [*strict, *common, "-c", "-o", out, source], what=f"'{source.name}' of '{artifact.folder}'")
-        objects = [folder / f"{each}.o" for each in ("start", "main", artifact.main.stem)]
+        model = [folder / f"{artifact.main.stem}.o", *host.weights_objects(command, header, flags, folder)]
+        objects = [folder / "start.o", folder / "main.o", *model]
         link: list[str | Path] = ["-static", "-Wl,--gc-sections", "-T", board / "board.ld", "-o", folder / "program"]
         compilers.compile_c(command, [*link, *objects], what=f"'{artifact.main}'")
-    return Bare(signature=signature, sections=sections(objects[2]), processor=found, binary=folder / "program", layers=ops, _kept=kept)
+    return Bare(signature=signature, sections=sections(*model), processor=found, binary=folder / "program", layers=ops, _kept=kept)
 
 
 def around(signature: host.Signature, laps: int = 0) -> str:

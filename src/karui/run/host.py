@@ -168,16 +168,27 @@ def build(
 
 
 def objects(command: Sequence[str], header: Path, flags: Sequence[str], folder: Path) -> list[Path]:
-    """A model's objects, compiled into a folder: of NAME.c, and of NAME_weights.S where that lies beside it. Raises ToolError."""
-    source, weights = header.with_suffix(".c"), header.with_name(f"{header.stem}_weights.S")
-    made = [folder / f"{header.stem}.o"]
-    compilers.compile_c(command, [*STRICT, *flags, "-c", "-o", made[0], source], what=f"'{source}'")
-    if weights.exists():
-        made.append(folder / f"{weights.stem}.o")
-        path = str(weights.with_suffix(".bin").resolve()).replace("\\", "\\\\").replace('"', '\\"')
-        where = f'-D{header.stem.upper()}_WEIGHTS="{path}"'
-        compilers.compile_c(command, [*flags, where, "-c", "-o", made[1], weights], what=f"'{weights}'")
-    return made
+    """A model's objects, compiled into a folder: of NAME.c, and of its weights where they are a file. Raises ToolError."""
+    source, made = header.with_suffix(".c"), folder / f"{header.stem}.o"
+    compilers.compile_c(command, [*STRICT, *flags, "-c", "-o", made, source], what=f"'{source}'")
+    return [made, *weights_objects(command, header, flags, folder)]
+
+
+def weights_of(header: Path) -> tuple[Path, ...]:
+    """NAME_weights.S and NAME_weights.bin, where a model keeps its weights in them."""
+    found = header.with_name(f"{header.stem}_weights.S")
+    return (found, found.with_suffix(".bin")) if found.exists() else ()
+
+
+def weights_objects(command: Sequence[str], header: Path, flags: Sequence[str], folder: Path) -> list[Path]:
+    """The object that holds the weights of a model that keeps them in a file; none of others. Raises ToolError."""
+    if not (files := weights_of(header)):
+        return []
+    made = folder / f"{files[0].stem}.o"
+    path = str(files[1].resolve()).replace("\\", "\\\\").replace('"', '\\"')
+    where = f'-D{header.stem.upper()}_WEIGHTS="{path}"'
+    compilers.compile_c(command, [*flags, where, "-c", "-o", made, files[0]], what=f"'{files[0]}'")
+    return [made]
 
 
 def _header(folder: Path, name: str | None) -> Path:

@@ -66,6 +66,7 @@ def _clocked(artifact: Artifact, folder: Path) -> tuple[host.Library, int]:
     body = body.removesuffix("    return 0;\n}\n") + f"    {name}_mark({count});\n    return 0;\n}}\n"
     head = f"#define _POSIX_C_SOURCE 199309L\n#include <time.h>\n{head}{_CLOCK.format(name=name, count=count + 1)}"
     header = artifact.main.with_suffix(".h")
-    (folder / header.name).write_bytes(header.read_bytes())
+    for file in (header, *host.weights_of(header)):
+        (folder / file.name).write_bytes(file.read_bytes())
     (folder / artifact.main.name).write_text(head + run + body, encoding="utf-8")
     return host.build(folder), count

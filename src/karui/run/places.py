@@ -11,7 +11,7 @@ from functools import partial
 from karui.errors import RecipeError
 from karui.export.artifact import Artifact
 from karui.program.program import Array
-from karui.run import host, qemu, ssh
+from karui.run import bare, host, qemu, ssh
 from karui.run.measure import Timing, latency
 
 Write = Callable[[str], Artifact]
@@ -61,6 +61,16 @@ def _emulated(processor: str, machine: str, write: Write, inputs: Sequence[Array
     return Told(machine=machine, about=about, bytes=made.bytes, arena=made.peak_ram, outputs=made.run(inputs))
 
 
+def _counted(processor: str, write: Write, inputs: Sequence[Array]) -> Told:
+    made = bare.build(write(processor), processor)
+    found = made.count(inputs)
+    about = f"{processor} in QEMU, instructions of one sample counted"
+    counts = sorted(found.instructions)
+    return Told(
+        machine=processor, about=about, bytes=made.bytes, arena=made.peak_ram, outputs=found.outputs, instructions=counts[len(counts) // 2]
+    )
+
+
 def _behind_ssh(address: str, write: Write, inputs: Sequence[Array]) -> Told:
     device = ssh.look(address)
     machine = device.kind.machine
@@ -75,6 +85,8 @@ PLACES = {
         Place(name="host", about="this machine, with the fastest kernels that it may have", tell=_here),
         Place(name="pi4", about="Raspberry Pi 4: Cortex-A72 in QEMU", tell=partial(_emulated, "cortex-a72", "pi4")),
         Place(name="pi5", about="Raspberry Pi 5: Cortex-A76 in QEMU", tell=partial(_emulated, "cortex-a76", "pi5")),
+        Place(name="cortex-m4", about="Cortex-M4 in QEMU, which counts instructions", tell=partial(_counted, "cortex-m4")),
+        Place(name="cortex-m7", about="Cortex-M7 in QEMU, which counts instructions", tell=partial(_counted, "cortex-m7")),
     )
 }
 SAME = {"cortex-a72": "pi4", "cortex-a76": "pi5"}  # what else they are called
