@@ -1,4 +1,4 @@
-"""Line 8: ResNet-50, 25 million parameters with fresh weights: what it takes to export it to C, and to compile that as its Makefile does."""
+"""Line 8: ResNet-50, 25 million parameters, fresh weights: what it takes to export it to C and to compile that as its Makefile does."""
 
 import os
 import subprocess
