@@ -43,7 +43,7 @@ def rows(quick: bool) -> Iterator[Row]:
         count, wrong = COUNTS["qemu"][quick], 0
         try:
             for first in range(0, count, BATCH):
-                wrong += _emulated(machine, processor, first)
+                wrong += emulated(machine, processor, first)
         except ToolError as reason:
             yield skipped(f"7 {machine} on {processor}", str(reason))
             continue
@@ -93,7 +93,8 @@ def random_layer(seed: int) -> Program:
     return Program(**{**vars(made), "weights": {**made.weights, "weight": integral(w)}})
 
 
-def _emulated(machine: str, processor: str, first: int) -> int:
+def emulated(machine: str, processor: str, first: int) -> int:
+    """Wrong layers of a batch on a processor in QEMU."""
     program = batch(first)
     inputs = inputs_of(program, 1, seed=first)
     with TemporaryDirectory() as scratch:
