@@ -1,6 +1,7 @@
 """Layers of weights of one bit over few-bit activations: the interpreter's integers, whatever codes stand for zero and for the border."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from karui.export import c
 from karui.export.c_signs import codes_of, planes_of
 from karui.export.machines import MACHINES
 from karui.program.interpreter import run
-from karui.program.program import Affine, Array, Input, Op, Program, Sign, SignValues, Tensor, Values
+from karui.program.program import Affine, Array, Input, Op, Output, Program, Sign, SignValues, Tensor, Values
 from karui.run import compiler, host
 from tests.export.many import QUICK, agree, inputs_of, merged
 from tests.export.test_c_layers import output_shape
@@ -203,3 +204,75 @@ def test_what_is_not_for_bits() -> None:
         assert "k_signs_i8" not in c.model(p).kernels
     low, high = eight.ops[0].attributes["clamp"]
     assert codes_of(eight, "y") == frozenset(range(low, high + 1))
+
+
+# ── bits between layers ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def stacked(*layers: Program, first: Program | None = None) -> Program:
+    """One behind the other; each reads what the one before wrote."""
+    tensors, weights, ops = {}, {}, []
+    for i, p in enumerate([*([first] if first else []), *layers]):
+        tensors[f"t{i}"] = replace(p.tensors["x"], name=f"t{i}") if i == 0 else tensors[f"t{i}"]
+        tensors[f"t{i + 1}"] = replace(p.tensors["y"], name=f"t{i + 1}")
+        weights |= {f"{i}.{name}": replace(w, name=f"{i}.{name}") for name, w in p.weights.items()}
+        named = {role: f"{i}.{name}" for role, name in p.ops[0].weights.items()}
+        ops.append(replace(p.ops[0], name=f"layer{i}", inputs=(f"t{i}",), outputs=(f"t{i + 1}",), weights=named))
+    last = f"t{len(ops)}"
+    ends = dict(inputs=(Input(name="x", tensor="t0"),), outputs=(Output(name="y", tensor=last),))
+    return Program(name="many", tensors=tensors, weights=weights, ops=tuple(ops), **ends)  # type: ignore[arg-type]
+
+
+def steps(shape: Sequence[int], quant: Quant, codes: Array | list[int]) -> Program:
+    """A table."""
+    return program("lookup", [tensor("x", shape, affine(1.0))], [tensor("y", shape, quant)], table(codes))
+
+
+ONE, MINUS = bits(1, -1), bits(1, 0)
+HALVES = [-1] * 77 + [0] * 179
+STACKS: dict[str, tuple[Program, tuple[str, ...]]] = {  # and the tensors between that lie as bits
+    "two layers": (stacked(layer((5, 6, 16), 40, y=ONE), layer((5, 6, 40), 12, ONE)), ("t1",)),
+    "33 channels": (stacked(layer((5, 6, 16), 33, MINUS, y=MINUS, seed=1), layer((5, 6, 33), 12, MINUS)), ("t1",)),
+    "17 channels, without border": (
+        stacked(layer((4, 5, 16), 17, y=ONE, seed=2), layer((4, 5, 17), 70, ONE, kernel=(1, 1), padding=[0] * 4)),
+        ("t1",),
+    ),
+    "groups": (stacked(layer((5, 6, 32), 48, groups=2, y=ONE), layer((5, 6, 48), 12, ONE, groups=3)), ("t1",)),
+    "groups that end within a byte": (stacked(layer((5, 6, 32), 20, groups=2, y=ONE), layer((5, 6, 20), 12, ONE)), ()),
+    "groups that begin within a byte": (stacked(layer((5, 6, 32), 36, y=ONE), layer((5, 6, 36), 12, ONE, groups=3)), ()),
+    "three linear layers": (stacked(layer((50,), 70, y=ONE), layer((70,), 30, ONE, y=MINUS), layer((30,), 5, MINUS)), ("t1", "t2")),
+    "signs, of which some are 0": (stacked(layer((5, 6, 16), 40, y=Sign(scale=1.0)), layer((5, 6, 40), 12, Sign(scale=1.0))), ()),
+    "a table": (stacked(layer((5, 6, 40), 12, ONE), first=steps((5, 6, 40), ONE, HALVES)), ("t1",)),
+    "a table, 9 channels": (stacked(layer((5, 6, 9), 12, MINUS), first=steps((5, 6, 9), MINUS, HALVES)), ("t1",)),
+    "a table, a linear layer": (stacked(layer((3, 100), 12, MINUS), first=steps((3, 100), MINUS, HALVES)), ("t1",)),
+    "a table of signs": (stacked(layer((5, 6, 40), 12), first=steps((5, 6, 40), Sign(scale=0.5), [-1] * 200 + [1] * 56)), ("t1",)),
+    "a table that falls": (stacked(layer((5, 6, 40), 12, ONE), first=steps((5, 6, 40), ONE, HALVES[::-1])), ()),
+    "a table that goes up and down": (stacked(layer((5, 6, 40), 12, ONE), first=steps((5, 6, 40), ONE, [-1, 0])), ()),
+}
+
+
+@pytest.mark.parametrize("flags", [QUICK, WITHOUT], ids=["O1", "no sets"])
+@pytest.mark.parametrize("machine", MACHINES)
+def test_bits_between_layers(machine: str, flags: tuple[str, ...], tmp_path: Path) -> None:
+    same(merged({name: p for name, (p, _) in STACKS.items()}), tmp_path, machine, flags)
+
+
+def test_which_tensors_lie_as_bits() -> None:
+    for name, (p, expected) in STACKS.items():
+        text = c.model(p).source
+        assert text.count(".packed = 1") == len(expected), name
+        assert text.count(".least = model_") + text.count("model_to_signs(k") + text.count("    model_to_signs(") == len(expected), name
+
+
+def test_a_tensor_that_others_read_stays_bytes(tmp_path: Path) -> None:
+    """An output, and what another op reads."""
+    two = stacked(layer((5, 6, 16), 40, y=ONE), layer((5, 6, 40), 12, ONE))
+    shown = Program(**{**vars(two), "outputs": (*two.outputs, Output(name="middle", tensor="t1"))})
+    assert ".packed = 1" in c.model(two).source and ".packed = 1" not in c.model(shown).source
+    pool = Op(
+        kind="max_pool2d", name="pool", inputs=("t1",), outputs=("p",), attributes={"kernel": [2, 2], "stride": [2, 2], "padding": [0] * 4}
+    )
+    more = {**two.tensors, "p": tensor("p", (2, 3, 40), ONE)}
+    shared = Program(**{**vars(two), "tensors": more, "ops": (*two.ops, pool), "outputs": (*two.outputs, Output(name="pool", tensor="p"))})
+    assert ".packed = 1" not in c.model(shared).source
+    same(merged({"shown": shown, "shared": shared}), tmp_path, "x86-64-v3")

@@ -19,6 +19,7 @@ from karui.export import c_constants, c_files, c_text
 from karui.export.artifact import Artifact
 from karui.export.c_exits import exit_moments, leave
 from karui.export.c_ops import RULES
+from karui.export.c_signs import packed
 from karui.export.c_source import ALIGNMENT, Source
 from karui.export.machines import Machine, machine_of
 from karui.program.arithmetic import quantization
@@ -163,6 +164,7 @@ def _source(program: Program, machine: Machine, scratch: Mapping[int, int] | Non
     longest = max((prod(w.shape[1:]) for w in program.weights.values() if w.shape), default=0)
     source = Source(program=program, offsets=offsets, tensors_end=end, wide_index=longest > 0xFFFF, machine=machine)
     source.scratch_at = None if scratch is None else planned.scratch
+    source.packed = packed(source)
     for entry, text in zip(program.inputs, c_files.parameters(program.inputs, "input"), strict=True):
         source.places[entry.tensor] = text
     for out, text in zip(program.outputs, c_files.parameters(program.outputs, "output"), strict=True):

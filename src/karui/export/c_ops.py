@@ -8,6 +8,7 @@ import numpy as np
 
 from karui.export.c_exits import exit_if
 from karui.export.c_layers import layer, limits, requant_of, weight
+from karui.export.c_signs import pack
 from karui.export.c_source import Source, structure
 from karui.export.c_text import number
 from karui.export.c_weights import coded
@@ -146,7 +147,9 @@ def raw_values(source: Source, op: Op, role: str) -> Array:
 
 
 def lookup(source: Source, op: Op) -> None:
-    """A table of 256 codes, or one for each channel."""
+    """A table of 256 codes, or one for each channel; or bits, for layers of signs."""
+    if op.outputs[0] in source.packed:
+        return pack(source, op)
     x, table = source.tensor(op.inputs[0]), raw_values(source, op, "table")
     channels = x.shape[-1] if table.ndim == 2 else 1
     places = source.place(op.inputs[0]), source.place(op.outputs[0])
@@ -260,15 +263,7 @@ def reduction(source: Source, op: Op) -> None:
     axes = merged(list(zip(x.shape, strides(x.shape), out, strict=True))) or [(1, 0, 0)]
     table, places = loops(source, op, axes), (source.place(op.inputs[0]), source.place(op.outputs[0]))
     if y.dtype == "int8":
-        source.call(
-            "k_mean_i8",
-            *places,
-            source.take("int32_t", y.count),
-            y.count,
-            table,
-            len(axes),
-            requant_of(source, op),
-        )
+        source.call("k_mean_i8", *places, source.take("int32_t", y.count), y.count, table, len(axes), requant_of(source, op))
         return
     sign = {"max": 1, "min": -1}.get(function, 0)
     source.call("k_fill_f32", places[1], y.count, number(-sign * np.inf if sign else 0.0))
@@ -293,14 +288,7 @@ def pool(source: Source, op: Op) -> None:
     if suffix == "f32":
         source.call("k_avg_pool_f32", *places, window, counted, *limits(op))
     else:
-        source.call(
-            "k_avg_pool_i8",
-            *places,
-            window,
-            requant_of(source, op),
-            counted,
-            source.take("int32_t", x.shape[-1]),
-        )
+        source.call("k_avg_pool_i8", *places, window, requant_of(source, op), counted, source.take("int32_t", x.shape[-1]))
 
 
 def windows(source: Source, op: Op, **fields: int) -> str:

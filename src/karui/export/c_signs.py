@@ -9,12 +9,13 @@ assumed of a tensor's quantization: which codes it may hold follows from the op 
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from karui.export.c_geometry import Geometry
+from karui.export.c_geometry import Geometry, geometry
 from karui.export.c_panels import WIDE, Numbers, in_panels
 from karui.export.c_source import Source, structure
 from karui.program.arithmetic import bounds, code_range, quantization, requantization
@@ -24,8 +25,9 @@ BLOCK = 2 * WIDE  # output channels side by side
 MOST_PLANES = 2  # with more, eight bits at a time are as fast
 FEWEST = 8  # inputs of a tap, which fill a byte
 
+LAYERS = ("conv2d", "conv1d", "linear")
 _MOVES = ("reshape", "transpose", "slice", "concat", "pad", "max_pool2d", "max_pool1d", "upsample_nearest2d")
-_CLAMPED = ("conv2d", "conv1d", "linear", "add", "mul", "mean", "avg_pool2d", "avg_pool1d", "clamp")
+_CLAMPED = (*LAYERS, "add", "mul", "mean", "avg_pool2d", "avg_pool1d", "clamp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,34 +46,109 @@ class Planes:
         return (1 << self.count) - 1
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layer:
+    """A layer that bits can compute: what it reads, its weights' codes ``[O, taps, C / groups]``, and its requantization."""
+
+    planes: Planes
+    codes: NDArray[np.int32]
+    numbers: Numbers
+
+
 def signs(source: Source, op: Op, g: Geometry) -> bool:
     """The layer by bits. False, and nothing is written, where its weights, its activations or its size aren't for that."""
-    weight = source.program.weights[op.weights["weight"]]
-    width = g["c"] // g["groups"]
-    if not isinstance(weight.values, SignValues) or not isinstance(weight.support, Dense) or width < FEWEST:
+    layer = layer_of(source, op, g)
+    if layer is None:
         return False
+    planes, part = layer.planes, -(-(g["c"] // g["groups"]) // 8) * source.machine.spread
+    fields: dict[str, Any] = {role: source.table(f"{op.name}.signs.{role}", each) for role, each in _weights(g, layer).items()}
+    panel, store = "NULL", "NULL"
+    if op.outputs[0] in source.packed:
+        fields["least"] = source.table(f"{op.name}.signs.least", _least(source, op, g, layer))
+        fields["pixel"] = -(-g["o"] // 8) * source.machine.spread
+    else:
+        panel = f"&{_panel(source, op, layer.numbers)}"
+        store = source.chosen("store") if source.machine.sets else source.use("k_store_plain")
+    lay, whole = _geometry(source, g)
+    fields |= {name: g[name] for name in ("kh", "kw", "sy", "sx", "dy", "dx")}
+    fields |= {"spread": source.machine.spread, "part": part, "whole": whole, "packed": int(op.inputs[0] in source.packed)}
+    fields |= {"planes": planes.count, "low": planes.low, "fill": planes.fill or 0, "step": planes.step}
+    constant = source.constant(f"{op.name}.signs", "k_signs", structure(lay=structure(**lay), **fields))
+    x, y, copy = source.place(op.inputs[0]), source.place(op.outputs[0]), source.take("uint8_t", whole * planes.count)
+    source.call("k_signs_i8", x, y, f"&{constant}", panel, f"{source.use(source.machine.signs)}()", store, copy)
+    return True
+
+
+def layer_of(source: Source, op: Op, g: Geometry) -> Layer | None:
+    """None where bits can't compute the layer."""
+    weight, width = source.program.weights[op.weights["weight"]], g["c"] // g["groups"]
+    if not isinstance(weight.values, SignValues) or not isinstance(weight.support, Dense) or width < FEWEST:
+        return None
     planes = planes_of(source.program, op.inputs[0])
     codes = weight.codes().reshape(g["o"], g["kh"] * g["kw"], width)
     if planes is None or codes[0].size * planes.top > 0xFFFF or abs(planes.low - planes.zero) * width > 0x7FFF:  # 16 bits each
-        return False
+        return None
     numbers = _numbers(source, op, g, planes, codes)
-    if numbers is None:
+    return None if numbers is None else Layer(planes=planes, codes=codes, numbers=numbers)
+
+
+# ── tensors that lie as bits ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def packed(source: Source) -> frozenset[str]:
+    """The tensors that never lie in memory as bytes: a layer of signs or a table writes their bits, and only such layers read them."""
+    program, found = source.program, set()
+    known = {out.tensor for out in program.outputs} | {name for pair in program.states for name in pair}
+    readers: dict[str, list[Op]] = {}
+    for op in program.ops:
+        for name in op.inputs:
+            readers.setdefault(name, []).append(op)
+    for op in program.ops:
+        name = op.outputs[0]
+        if name in known or name not in readers or program.tensor(name).dtype != "int8":
+            continue
+        planes = planes_of(program, name)
+        if planes is not None and planes.count == 1 and _writes(source, op) and all(_reads(source, each) for each in readers[name]):
+            found.add(name)
+    return frozenset(found)
+
+
+def _reads(source: Source, op: Op) -> bool:
+    """Whether a layer takes bits that lie one after the other in a pixel."""
+    if op.kind not in LAYERS or source.tensor(op.outputs[0]).dtype != "int8":
         return False
-    low, high = bounds(op, source.tensor(op.outputs[0]))
-    tables = {name: source.table(f"{op.name}.signs.{name}", each) for name, each in in_panels(numbers, numbers.folded).items()}
-    panel = source.constant(f"{op.name}.panel", "k_panel_weight", structure(**tables, quick=int(numbers.quick), low=low, high=high))
-    fields: dict[str, Any] = {role: source.table(f"{op.name}.signs.{role}", each) for role, each in _weights(g, planes, codes).items()}
-    fields |= {"outside": "NULL"} if "outside" not in fields else {}
-    fields |= {name: g[name] for name in ("kh", "kw", "sy", "sx", "dy", "dx")}
-    lay, copy = _geometry(source, g)
-    fields |= {"spread": source.machine.spread, "part": -(-width // 8) * source.machine.spread, "whole": copy}
-    fields |= {"planes": planes.count, "low": planes.low, "fill": planes.fill or 0, "step": planes.step}
-    layer = source.constant(f"{op.name}.signs", "k_signs", structure(lay=structure(**lay), **fields))
-    store = source.chosen("store") if source.machine.sets else source.use("k_store_plain")
-    x, y = source.place(op.inputs[0]), source.place(op.outputs[0])
-    copied = source.take("uint8_t", copy * planes.count)
-    source.call("k_signs_i8", x, y, f"&{layer}", f"&{panel}", f"{source.use(source.machine.signs)}()", store, copied)
-    return True
+    g = geometry(source, op)
+    return (g["groups"] == 1 or g["c"] // g["groups"] % 8 == 0) and layer_of(source, op, g) is not None
+
+
+def _writes(source: Source, op: Op) -> bool:
+    """Whether an op can write them."""
+    if op.kind == "lookup":
+        return source.tensor(op.inputs[0]).dtype == "int8" and threshold(source, op) is not None
+    if op.kind not in LAYERS:
+        return False
+    g = geometry(source, op)
+    layer = layer_of(source, op, g) if g["groups"] == 1 or g["o"] // g["groups"] % 8 == 0 else None
+    return layer is not None and bool((layer.numbers.requant.multiplier >= 0).all())
+
+
+def threshold(source: Source, op: Op) -> int | None:
+    """The greatest code that a table makes its lower code; None where it isn't that simple."""
+    values = source.program.weights[op.weights["table"]].values
+    if not isinstance(values, AffineValues) or values.codes.ndim != 1:
+        return None
+    steps = np.flatnonzero(np.diff(values.codes.astype(np.int32)))
+    return int(steps[0]) - 128 if len(steps) == 1 and values.codes[0] < values.codes[-1] else None
+
+
+def pack(source: Source, op: Op) -> None:
+    """A table that makes bits."""
+    channels, pixels = source.tensor(op.inputs[0]).shape[-1], prod(source.tensor(op.inputs[0]).shape[:-1])
+    part = -(-channels // 8) * source.machine.spread
+    fields = {"spread": source.machine.spread, "part": part, "planes": 1, "low": threshold(source, op)}
+    constant = source.constant(f"{op.name}.bits", "k_signs", structure(lay=structure(c=channels, pixels=pixels), **fields))
+    places = source.place(op.inputs[0]), source.place(op.outputs[0])
+    source.call("k_to_signs", *places, f"&{constant}", f"{source.use(source.machine.signs)}()")
 
 
 # ── which codes a tensor may hold ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -149,8 +226,29 @@ def _numbers(source: Source, op: Op, g: Geometry, planes: Planes, codes: NDArray
     )
 
 
-def _weights(g: Geometry, planes: Planes, codes: NDArray[np.int32]) -> dict[str, Array]:
+def _panel(source: Source, op: Op, numbers: Numbers) -> str:
+    """The ``k_panel_weight`` that makes sums to codes."""
+    low, high = bounds(op, source.tensor(op.outputs[0]))
+    tables = {name: source.table(f"{op.name}.signs.{name}", each) for name, each in in_panels(numbers, numbers.folded).items()}
+    return source.constant(f"{op.name}.panel", "k_panel_weight", structure(**tables, quick=int(numbers.quick), low=low, high=high))
+
+
+def _least(source: Source, op: Op, g: Geometry, layer: Layer) -> NDArray[np.int32]:
+    """[groups, blocks · 32]: the least sum that makes the output's higher code; of what fills up, one that none reaches."""
+    high, n, top = bounds(op, source.tensor(op.outputs[0]))[1], layer.numbers, 2**31 - 1
+    least = []
+    for bias, multiplier, shift in zip(n.folded.tolist(), n.requant.multiplier.tolist(), n.requant.shift.tolist(), strict=True):
+        needed = (high << shift) - bias  # sum · multiplier ≥ this
+        least.append(-(-needed // multiplier) if multiplier else -top if needed <= 0 else top)
+    blocks = -(-n.outputs // BLOCK)
+    whole = np.full((g["groups"], blocks * BLOCK), top, np.int64)
+    whole[:, : n.outputs] = np.array([min(top, max(-top, each)) for each in least]).reshape(g["groups"], n.outputs)
+    return whole.astype(np.int32)
+
+
+def _weights(g: Geometry, layer: Layer) -> dict[str, Array]:
     """Bits of the weights, [groups, blocks, taps, bytes, 32], and what taps in the border add where no code is zero."""
+    planes, codes = layer.planes, layer.codes
     outputs, taps = g["o"] // g["groups"], codes.shape[1]
     blocks = -(-outputs // BLOCK)
     packed = np.packbits(codes > 0, axis=2, bitorder="little")

@@ -18,6 +18,8 @@ ALIGNMENT = 4
 class Source:
     """One model in the making. ``places``: how C names the memory of each tensor. ``offsets``: where tensors lie in the arena.
 
+    packed: tensors that lie as bits (``c_signs.packed``).
+
     Scratch is one region per C type, shared by all ops, so no byte of the arena is ever read as two types that may not alias. Where all
     tensors are bytes, which alias anything, scratch is planned with them: ``scratch_at`` says where each op's begins.
     """
@@ -28,6 +30,7 @@ class Source:
     wide_index: bool
     machine: Machine = PORTABLE
     scratch_at: Mapping[int, int] | None = None  # op → byte of the arena; None: by regions
+    packed: frozenset[str] = frozenset()
     places: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     tables: dict[str, Array | str] = field(default_factory=dict)  # name → numbers, flat, or a structure's text

@@ -19,13 +19,17 @@ typedef struct {
     int32_t kh, kw, sy, sx, dy, dx;
     const uint8_t *weights;  /* [groups][blocks][runs][bytes][32] */
     const int16_t *outside;  /* [kh · kw][groups][blocks · 32]: what a tap in the border adds to a sum, or NULL where it adds nothing */
+    const int32_t *least;    /* [groups][blocks · 32]: sums from which on the output's bit is one, or NULL where it is codes */
+    int32_t packed, pixel;   /* whether the input is bits already, without a border; bytes of a pixel of the output, where it is bits */
 } k_signs;
 
 /* What a set of instructions brings. `pack`: bits of `count` codes, the last byte filled up with zeros. `tile`: sums[2][8][32] of eight
- * pixels (of one only, where `one`) and one or two blocks, whose weights lie `far` bytes apart: minus the bits that differ. */
+ * pixels (of one only, where `one`) and one or two blocks, whose weights lie `far` bytes apart: minus the bits that differ. `bits`: which
+ * of a pixel's next sums, thirty-two or as many as are `left`, reach their `least`. */
 typedef struct {
     void (*pack)(const k_signs *l, const int8_t *x, int32_t count, int32_t plane, uint8_t *to);
     void (*tile)(const k_signs *l, const uint8_t *w, int32_t far, int32_t blocks, const uint8_t *const at[8], int32_t one, int32_t *sums);
+    void (*bits)(const k_signs *l, const int32_t *sums, const int32_t *least, int32_t left, uint8_t *to);
 } k_signs_set;
 
 /* How sums become codes: as in `k_set`. */
@@ -76,7 +80,9 @@ static k_once void k_bordered_signs(const int8_t *x, const k_signs *l, const k_s
                 continue;
             }
             k_fill_signs(l, copy, lay->left, plane);
-            for (i = 0; i < pieces; i++)
+            if (l->packed)
+                memcpy(copy + lay->left * pixel, (const uint8_t *)x + (y - lay->top) * lay->w * pixel, (size_t)(lay->w * pixel));
+            for (i = 0; i < pieces && !l->packed; i++)
                 set->pack(l, from + i * count, count, plane, copy + lay->left * pixel + i * l->part);
             k_fill_signs(l, copy + line - right * pixel, right, plane);
         }
@@ -98,14 +104,18 @@ static void k_add_outside(const k_signs *l, int32_t place, const int16_t *outsid
         }
 }
 
-/* A layer. `store` makes sums to codes; `copy`: scratch for the planes of bits. */
+/* A layer. `store` makes sums to codes, if `w` isn't NULL; `copy`: scratch for the planes of bits. */
 static k_once void k_signs_i8(const int8_t *x, int8_t *y, const k_signs *l, const k_panel_weight *w, k_signs_set set, k_store *store,
                               uint8_t *copy)
 {
     const int32_t outputs = l->lay.o / l->lay.groups, each = (outputs + 15) / 16, all = (outputs + 31) / 32;
     const int32_t size = l->lay.runs_y * l->lay.runs_x * l->lay.fours * 32, pixels = l->lay.pixels, apart = l->lay.groups * all * 32;
+    const uint8_t *image = copy;
     int32_t group, block, blocks, p, b, i, sums[2 * 8 * 32];
-    k_bordered_signs(x, l, &set, copy);
+    if (l->packed && l->lay.high == l->lay.h && l->lay.wide == l->lay.w)
+        image = (const uint8_t *)x;
+    else
+        k_bordered_signs(x, l, &set, copy);
     for (group = 0; group < l->lay.groups; group++)
         for (block = 0; block < all; block += blocks) {
             const uint8_t *weights = l->weights + (size_t)(group * all + block) * (size_t)size;
@@ -113,13 +123,18 @@ static k_once void k_signs_i8(const int8_t *x, int8_t *y, const k_signs *l, cons
             for (p = 0; p < pixels; p += 8) {
                 const int32_t count = pixels - p < 8 ? pixels - p : 8;
                 const uint8_t *at[8];
-                k_starts(&l->lay, copy + group * l->part, p, at);
+                k_starts(&l->lay, image + group * l->part, p, at);
                 set.tile(l, weights, size, blocks, at, count == 1, sums);
                 for (b = 0; b < blocks; b++) {
                     const int32_t first = (block + b) * 32, left = outputs - first, panel = group * each + (block + b) * 2;
                     int32_t *part = sums + b * 8 * 32;
                     for (i = 0; l->outside && i < count; i++)
                         k_add_outside(l, p + i, l->outside + (group * all + block + b) * 32, apart, part + 32 * i);
+                    for (i = 0; !w && i < count; i++)
+                        set.bits(l, part + 32 * i, l->least + (group * all + block + b) * 32, left,
+                                 (uint8_t *)y + (p + i) * l->pixel + (group * outputs + first) / 8 * l->spread);
+                    if (!w)
+                        continue;
                     for (i = 1; left <= 16 && i < count; i++)
                         memcpy(part + 16 * i, part + 32 * i, 16 * sizeof(int32_t));
                     store(part, count, left > 16 ? 2 : 1, w, panel, w->bias + panel * 16, y + p * l->lay.o + group * outputs + first,
@@ -140,6 +155,18 @@ static void k_pack_plain(const k_signs *l, const int8_t *x, int32_t count, int32
             const int32_t code = x[8 * j + i] - l->low;
             byte |= (l->planes == 1 ? (uint32_t)(code > 0) : (uint32_t)code >> plane & 1u) << i;
         }
+        k_put_byte(l, to, j, byte);
+    }
+}
+
+/* Its bits of sums. */
+static void k_bits_plain(const k_signs *l, const int32_t *sums, const int32_t *least, int32_t left, uint8_t *to)
+{
+    int32_t j, i;
+    for (j = 0; j < 4 && 8 * j < left; j++) {
+        uint32_t byte = 0;
+        for (i = 0; i < 8; i++)
+            byte |= (uint32_t)(sums[8 * j + i] >= least[8 * j + i]) << i;
         k_put_byte(l, to, j, byte);
     }
 }
@@ -207,6 +234,15 @@ static void k_signs_tile_plain(const k_signs *l, const uint8_t *w, int32_t far, 
 /* The set. */
 static k_signs_set k_signs_plain(void)
 {
-    const k_signs_set set = {k_pack_plain, k_signs_tile_plain};
+    const k_signs_set set = {k_pack_plain, k_signs_tile_plain, k_bits_plain};
     return set;
+}
+
+/* Codes to bits. A pixel that doesn't fill its last byte is a piece by itself. Both may lie at one place. */
+static k_once void k_to_signs(const int8_t *x, int8_t *y, const k_signs *l, k_signs_set set)
+{
+    const int32_t channels = l->lay.c, pieces = channels % 8 ? l->lay.pixels : 1, count = channels % 8 ? channels : l->lay.pixels * channels;
+    int32_t i;
+    for (i = 0; i < pieces; i++)
+        set.pack(l, x + i * count, count, 0, (uint8_t *)y + i * l->part);
 }

@@ -122,23 +122,48 @@ static void k_signs_tile_neon(const k_signs *l, const uint8_t *w, int32_t far, i
 }
 #endif
 
-/* Bits by NEON: of sixteen codes at a time; each keeps the bit that is its place, and three sums of pairs put eight into a byte. */
+/* Bytes that are all ones or none, as two bytes of bits: each keeps the bit that is its place, and three sums of pairs put eight together. */
+#if defined(K_ARM64)
+static void k_gather_neon(uint8x16_t is, uint8_t *to)
+{
+    static const uint8_t places[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    uint8x16_t b = vandq_u8(is, vld1q_u8(places));
+    b = vpaddq_u8(b, b);
+    b = vpaddq_u8(b, b);
+    b = vpaddq_u8(b, b);
+    to[0] = vgetq_lane_u8(b, 0);
+    to[1] = vgetq_lane_u8(b, 1);
+}
+#endif
+
+/* Bits of sums by NEON. */
+#if defined(K_ARM64)
+static void k_bits_neon(const k_signs *l, const int32_t *sums, const int32_t *least, int32_t left, uint8_t *to)
+{
+    uint8_t bytes[4];
+    int32_t i;
+    (void)l;
+    for (i = 0; i < 2; i++, sums += 16, least += 16) {
+        const uint16x4_t a = vmovn_u32(vcgeq_s32(vld1q_s32(sums), vld1q_s32(least)));
+        const uint16x4_t b = vmovn_u32(vcgeq_s32(vld1q_s32(sums + 4), vld1q_s32(least + 4)));
+        const uint16x4_t c = vmovn_u32(vcgeq_s32(vld1q_s32(sums + 8), vld1q_s32(least + 8)));
+        const uint16x4_t d = vmovn_u32(vcgeq_s32(vld1q_s32(sums + 12), vld1q_s32(least + 12)));
+        k_gather_neon(vcombine_u8(vmovn_u16(vcombine_u16(a, b)), vmovn_u16(vcombine_u16(c, d))), bytes + 2 * i);
+    }
+    memcpy(to, bytes, left < 32 ? (size_t)((left + 7) / 8) : 4);
+}
+#endif
+
+/* Bits by NEON: of sixteen codes at a time. */
 #if defined(K_ARM64)
 static void k_pack_neon(const k_signs *l, const int8_t *x, int32_t count, int32_t plane, uint8_t *to)
 {
-    static const uint8_t places[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    const uint8x16_t place = vld1q_u8(places), bit = vdupq_n_u8((uint8_t)(1u << plane));
+    const uint8x16_t bit = vdupq_n_u8((uint8_t)(1u << plane));
     const int8x16_t least = vdupq_n_s8((int8_t)l->low);
     int32_t i;
     for (i = 0; i + 16 <= count; i += 16, to += 2) {
         const int8x16_t v = vld1q_s8(x + i);
-        const uint8x16_t is = l->planes == 1 ? vcgtq_s8(v, least) : vtstq_u8(vreinterpretq_u8_s8(vsubq_s8(v, least)), bit);
-        uint8x16_t b = vandq_u8(is, place);
-        b = vpaddq_u8(b, b);
-        b = vpaddq_u8(b, b);
-        b = vpaddq_u8(b, b);
-        to[0] = vgetq_lane_u8(b, 0);
-        to[1] = vgetq_lane_u8(b, 1);
+        k_gather_neon(l->planes == 1 ? vcgtq_s8(v, least) : vtstq_u8(vreinterpretq_u8_s8(vsubq_s8(v, least)), bit), to);
     }
     k_pack_plain(l, x + i, count - i, plane, to);
 }
@@ -151,6 +176,7 @@ static k_signs_set k_signs_neon(void)
 #if defined(K_ARM64)
     set.pack = k_pack_neon;
     set.tile = k_signs_tile_neon;
+    set.bits = k_bits_neon;
 #endif
     return set;
 }

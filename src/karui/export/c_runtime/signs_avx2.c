@@ -159,19 +159,46 @@ static k_avx2 void k_signs_tile_avx2(const k_signs *l, const uint8_t *w, int32_t
 }
 #endif
 
+/* Thirty-two bits, spread. */
+#if defined(K_X86)
+static k_avx2 __m128i k_spread_avx2(int32_t bits)
+{
+    const __m128i upper = _mm_set1_epi8((char)0xf0), b = _mm_cvtsi32_si128(bits);
+    return _mm_unpacklo_epi8(_mm_and_si128(_mm_slli_epi16(b, 4), upper), _mm_and_si128(b, upper));
+}
+#endif
+
+/* Bits of sums by AVX2. */
+#if defined(K_X86)
+static k_avx2 void k_bits_avx2(const k_signs *l, const int32_t *sums, const int32_t *least, int32_t left, uint8_t *to)
+{
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256i below[4];
+    uint8_t kept[8];
+    int32_t i;
+    (void)l;
+    for (i = 0; i < 4; i++)
+        below[i] = _mm256_cmpgt_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(least + 8 * i)),
+                                      _mm256_loadu_si256((const __m256i *)(const void *)(sums + 8 * i)));
+    below[0] = _mm256_packs_epi16(_mm256_packs_epi32(below[0], below[1]), _mm256_packs_epi32(below[2], below[3]));
+    i = ~_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(below[0], order));
+    _mm_storel_epi64((__m128i *)(void *)(left < 32 ? kept : to), k_spread_avx2(i));
+    if (left < 32)
+        memcpy(to, kept, (size_t)((left + 7) / 8 * 2));
+}
+#endif
+
 /* Bits by AVX2: of thirty-two codes at a time. The rest one by one. */
 #if defined(K_X86)
 static k_avx2 void k_pack_avx2(const k_signs *l, const int8_t *x, int32_t count, int32_t plane, uint8_t *to)
 {
     const __m256i least = _mm256_set1_epi8((char)l->low);
-    const __m128i up = _mm_cvtsi32_si128(7 - plane), upper = _mm_set1_epi8((char)0xf0);
+    const __m128i up = _mm_cvtsi32_si128(7 - plane);
     int32_t i;
     for (i = 0; i + 32 <= count; i += 32, to += 8) {
         const __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)(x + i));
         const __m256i bits = l->planes == 1 ? _mm256_cmpgt_epi8(v, least) : _mm256_sll_epi16(_mm256_sub_epi8(v, least), up);
-        const __m128i b = _mm_cvtsi32_si128(_mm256_movemask_epi8(bits));
-        const __m128i lower = _mm_and_si128(_mm_slli_epi16(b, 4), upper);
-        _mm_storel_epi64((__m128i *)(void *)to, _mm_unpacklo_epi8(lower, _mm_and_si128(b, upper)));
+        _mm_storel_epi64((__m128i *)(void *)to, k_spread_avx2(_mm256_movemask_epi8(bits)));
     }
     k_pack_plain(l, x + i, count - i, plane, to);
 }
@@ -186,6 +213,7 @@ static k_signs_set k_signs_v3(void)
     if (__builtin_cpu_supports("avx2")) {
         set.pack = k_pack_avx2;
         set.tile = k_signs_tile_avx2;
+        set.bits = k_bits_avx2;
     }
 #endif
     return set;
