@@ -1,6 +1,6 @@
 """Line 7: random layers of every support and every way of writing values, on each set of instructions, against the interpreter.
 
-A sixth of them are of signs over activations of one or two bits, which have kernels of their own.
+A sixth of them are of signs over activations of one or two bits, which have kernels of their own; some have a table before them.
 
 A hundred of them are one program, so that a compiler is called a hundred times less; AddressSanitizer and UBSan watch those of the host, in
 a process of their own.
@@ -23,6 +23,7 @@ from karui.program.shapes import output_shapes
 from karui.run import cross, host, qemu
 from tests.export.many import inputs_of, merged
 from tests.export.test_c_layers import integral
+from tests.export.test_c_signs import stacked, steps
 from tests.program.single_op import affine, floats, tensor
 from tests.program.single_op import program as single
 from tests.program.weights import SUPPORTS, VALUES, make_weight
@@ -90,7 +91,10 @@ def random_layer(seed: int) -> Program:
     bias = floats(rng.standard_normal(outputs).astype(np.float32))
     ends = [tensor("x", shape, x)], [tensor("y", out, y)]
     made = single(kind, *ends, {"weight": bias, "bias": bias}, **attributes, clamp=[draw(-128, 0), draw(1, 127)])
-    return Program(**{**vars(made), "weights": {**made.weights, "weight": integral(w)}})
+    made = Program(**{**vars(made), "weights": {**made.weights, "weight": integral(w)}})
+    if isinstance(x, Affine) and x.bits == 1 and rng.random() < 0.5:
+        made = stacked(made, first=steps(shape, x, [-1] * (few := draw(1, 255)) + [0] * (256 - few)))
+    return made
 
 
 def emulated(machine: str, processor: str, first: int) -> int:
