@@ -121,7 +121,8 @@ class BiReal(nn.Module):
 
 def both(subject: Shape) -> dict[str, Program]:
     """Weights and activations of one bit but for the ends and projections, which are int8; and int8 all over."""
-    few = (Binarize(exclude=ENDS), Quantize(activation_bits=1, samples=SAMPLES, exclude=ENDS), Quantize(include=ENDS, samples=SAMPLES))
+    one = Quantize(activation_bits=1, observer="mse", samples=SAMPLES, exclude=ENDS)
+    few = (Binarize(exclude=ENDS), one, Quantize(include=ENDS, samples=SAMPLES))
     binary = run_phases(subject.network, subject.data, [Phase(techniques=few)]).network
     return {"binary": lower(binary), "int8": subject.integer()}
 

@@ -246,6 +246,7 @@ STACKS: dict[str, tuple[Program, tuple[str, ...]]] = {  # and the tensors betwee
     "a table, 9 channels": (stacked(layer((5, 6, 9), 12, MINUS), first=steps((5, 6, 9), MINUS, HALVES)), ("t1",)),
     "a table, a linear layer": (stacked(layer((3, 100), 12, MINUS), first=steps((3, 100), MINUS, HALVES)), ("t1",)),
     "a table of signs": (stacked(layer((5, 6, 40), 12), first=steps((5, 6, 40), Sign(scale=0.5), [-1] * 200 + [1] * 56)), ("t1",)),
+    "a table of one code": (stacked(layer((5, 6, 40), 12, MINUS), first=steps((5, 6, 40), MINUS, [-1])), ("t1",)),
     "a table that falls": (stacked(layer((5, 6, 40), 12, ONE), first=steps((5, 6, 40), ONE, HALVES[::-1])), ()),
     "a table that goes up and down": (stacked(layer((5, 6, 40), 12, ONE), first=steps((5, 6, 40), ONE, [-1, 0])), ()),
 }

@@ -138,6 +138,8 @@ def threshold(source: Source, op: Op) -> int | None:
     if not isinstance(values, AffineValues) or values.codes.ndim != 1:
         return None
     steps = np.flatnonzero(np.diff(values.codes.astype(np.int32)))
+    if not len(steps):
+        return 127
     return int(steps[0]) - 128 if len(steps) == 1 and values.codes[0] < values.codes[-1] else None
 
 
