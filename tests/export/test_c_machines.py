@@ -1,5 +1,7 @@
 """Kernels for chosen machines: the same integers as the interpreter's, with each instruction set that this processor has."""
 
+import os
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from karui.errors import RecipeError
-from karui.export import c
+from karui.export import c, c_text
 from karui.export.machines import MACHINES
 from karui.program.interpreter import run
 from karui.program.program import AffineValues, Element, Program
@@ -183,3 +185,19 @@ def test_an_unknown_machine(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="machine 'z80' is unknown; choose from portable, x86-64-v3"):
         c.write(SIZES["groups"], tmp_path, machine="z80")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="needs an x86-64")
+@pytest.mark.parametrize("command", [["gcc"], compiler.ziglang()], ids=["gcc", "zig"])
+def test_what_the_processor_bears_is_found_without_a_list(command: list[str], tmp_path: Path) -> None:
+    """Programs that zig links have no list of what the processor can: their AVX2 kernels would never run."""
+    chunk = c_text.chunks()["k_bears"]
+    asked = chunk.replace('__builtin_cpu_supports("sse2")', "0").replace("k_bears", "k_asked")
+    body = 'int main(void) { printf("%d %d\\n", (int)k_bears(), (int)k_asked()); return 0; }\n'
+    (tmp_path / "x.c").write_text(f"#include <stdint.h>\n#include <stdio.h>\n{c_text.includes('K_X86')}{chunk}\n{asked}\n{body}")
+    compiler.compile_c(command, [*host.STRICT, "-O1", "-o", tmp_path / "x", tmp_path / "x.c"], what="x")
+    told = subprocess.run([tmp_path / "x"], capture_output=True, text=True, check=True).stdout.split()
+    known = set(Path("/proc/cpuinfo").read_text().split("\nflags")[1].split("\n")[0].split())
+    wide = {"avx512bw", "avx512vl"} <= known
+    expected = ("avx2" in known) + 2 * (wide and {"avx512_vnni", "avx512dq"} <= known) + 4 * (wide and "avx512vbmi" in known)
+    assert told == [str(expected)] * 2

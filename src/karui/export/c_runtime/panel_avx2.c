@@ -329,8 +329,7 @@ static k_set k_set_v3(void)
 {
     k_set set = {k_tile_plain, k_listed_plain, k_depth_plain, k_store_plain, k_add_plain, k_quantize, k_lookup_plain};
 #if defined(K_X86)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2")) {
+    if (k_bears() & 1u) {
         set.tile = k_tile_avx2;
         set.listed = k_listed_avx2;
         set.depth = k_depth_avx2;

@@ -351,8 +351,8 @@ static k_set k_set_v4(void)
 {
     k_set set = k_set_v3();
 #if defined(K_X86)
-    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
+    const uint32_t bears = k_bears();
+    if (bears & 2u) {
         set.tile = k_tile_vnni;
         set.listed = k_listed_vnni;
         set.depth = k_depth_vnni;
@@ -360,7 +360,7 @@ static k_set k_set_v4(void)
         set.quantize = k_quantize_vnni;
         set.store = k_store_vnni;
     }
-    if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    if (bears & 4u)
         set.lookup = k_lookup_vbmi;
 #endif
     return set;

@@ -209,8 +209,7 @@ static k_signs_set k_signs_v3(void)
 {
     k_signs_set set = k_signs_plain();
 #if defined(K_X86)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2")) {
+    if (k_bears() & 1u) {
         set.pack = k_pack_avx2;
         set.tile = k_signs_tile_avx2;
         set.bits = k_bits_avx2;
