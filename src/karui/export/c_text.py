@@ -125,7 +125,8 @@ def prefixed(text: str, name: str) -> str:
 def includes(text: str) -> str:
     """Headers of instruction sets that C text wants, where the compiler has them and nobody asks for plain C (-DNAME_PLAIN)."""
     if "K_X86" in text:
-        return "#if defined(__x86_64__) && defined(__GNUC__) && !defined(K_PLAIN)\n#include <cpuid.h>\n#include <immintrin.h>\n#define K_X86\n#endif\n"
+        found = "defined(__x86_64__) && defined(__GNUC__) && !defined(K_PLAIN)"
+        return f"#if {found}\n#include <cpuid.h>\n#include <immintrin.h>\n#define K_X86\n#endif\n"
     if "K_DSP" in text:
         found = "defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__GNUC__) && !defined(K_PLAIN)"
         return f"#if {found}\n#include <arm_acle.h>\n#define K_DSP\n#endif\n"
