@@ -16,9 +16,10 @@ from karui.compress.prune.weights import Prune
 from karui.compress.technique import Technique
 from karui.data import Data
 from karui.elsewhere import placed
-from karui.errors import DataError, RecipeError
-from karui.export import targets
+from karui.errors import DataError, RecipeError, ToolError
+from karui.export import ceilings, targets
 from karui.export.artifact import Artifact
+from karui.export.machines import machine_of
 from karui.finetune.loop import Training
 from karui.finetune.phases import Phase, describe, phases_of
 from karui.finetune.progress import SILENT, Progress
@@ -199,15 +200,34 @@ def export(
     machine: str | None = None,
     weights: str | None = None,
     opset: int | None = None,
+    keep_forms: bool = False,
 ) -> dict[str, Artifact]:
     """Write a run's program, a ``.karui`` file or a network as it is for these targets; returns target → artifact.
 
     run: a run's folder, a ``.karui`` file, or what ``resolve.network_of`` takes by name: ``zoo:NAME``, a ``.pt2``, ``.onnx`` or ``.tflite``
     file. machine: what C is to be fast on. weights: of C, as "array"s, or in a file of bytes beside it ("incbin"); None: the file where
-    there are many. opset: of ONNX, 17 to 23. out: ``RUN/export``, or a folder called as the file or the network, where it is left out.
+    there are many. keep_forms: weights stay as they are even where the machine's table (``calibrate``) predicts that int8 is faster; what
+    it predicts is in an artefact's facts. opset: of ONNX, 17 to 23. out: ``RUN/export``, or a folder called as the file or the network,
+    where it is left out.
     """
     program, beside = _program_of(run)
-    return targets.write_all(program, to, Path(out) if out else beside / "export", machine=machine, weights=weights, opset=opset)
+    folder, table = Path(out) if out else beside / "export", None if machine is None else ceilings.find(machine_of(machine).name)
+    kept = True if keep_forms else None
+    return targets.write_all(program, to, folder, machine=machine, weights=weights, opset=opset, table=table, keep_forms=kept)
+
+
+def calibrate(machines: Sequence[str] | None = None) -> dict[Path, ceilings.Table]:
+    """Measure what this processor and our kernels reach, for each machine of target ``c`` whose instructions it has; some 20 s each.
+
+    The tables are kept in the user's cache folder, and ``export`` goes by them. Returns where each lies, and the table. Raises ToolError
+    for a machine that isn't this one, or without a compiler.
+    """
+    from karui.run import calibrate as room
+
+    found = [room.calibrate(machine_of(name).name) for name in machines or room.machines()]
+    if not found:
+        raise ToolError("this processor has none of the instructions that a table is for; C for any processor (portable) needs none")
+    return {ceilings.write(table): table for table in found}
 
 
 def bench(run: str | Path) -> list[Bench]:

@@ -185,18 +185,38 @@ def export(
         str | None, typer.Option("--target", "--machine", metavar="MACHINE", help="what C is to be fast on: karui list machines (portable)")
     ] = None,
     weights: Annotated[str | None, typer.Option(help="of C: as array, or as a file that it takes in, incbin (from 4 MiB on)")] = None,
+    keep_forms: Annotated[bool, typer.Option("--keep-forms", help="of C: weights stay as they are, even where int8 is faster")] = False,
     opset: Annotated[int | None, typer.Option(help="of ONNX: 17 to 23 (the file's that it came from, else 17)")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the compressed network for a target. Or any network, as it is."""
     from karui import api
 
-    artefacts = api.export(run, _split(to), out, machine=machine, weights=weights, opset=opset)
+    artefacts = api.export(run, _split(to), out, machine=machine, weights=weights, keep_forms=keep_forms, opset=opset)
+    for remark in dict.fromkeys(line for artefact in artefacts.values() for line in artefact.facts.get("remarks", ())):
+        print(remark, file=sys.stderr)
     written = {name: str(artefact.main) for name, artefact in artefacts.items()}
     if as_json:
         _print_json(written)
     else:
         _print_pairs(written)
+
+
+@app.command()
+def calibrate(
+    machine: Annotated[list[str] | None, typer.Option("--target", "--machine", metavar="MACHINE", help="which; again: several")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what this processor and our kernels reach. 'karui export --target' then chooses C's kernels by it; some 20 s a machine."""
+    from karui import api
+    from karui.report import terminal
+
+    tables = api.calibrate(machine)
+    if as_json:
+        _print_json({str(path): terminal.ceilings(table) for path, table in tables.items()})
+        return
+    for path, table in tables.items():
+        _print_pairs({"machine": table.machine, **terminal.ceilings(table), "table": str(path)})
 
 
 @app.command()

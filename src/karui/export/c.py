@@ -8,10 +8,10 @@ The same Program gives the same text.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,8 +19,10 @@ from karui.export import c_constants, c_files, c_text
 from karui.export.artifact import Artifact
 from karui.export.c_exits import exit_moments, leave
 from karui.export.c_ops import RULES
+from karui.export.c_plan import Planner
 from karui.export.c_signs import packed
 from karui.export.c_source import ALIGNMENT, Source
+from karui.export.ceilings import Table
 from karui.export.machines import Machine, machine_of
 from karui.program.arithmetic import quantization
 from karui.program.memory import plan
@@ -30,7 +32,7 @@ from karui.workspace import Content, atomic_write
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The texts of a model. ``arena_bytes``: memory that the caller gives; ``kernels``: those that it calls.
+    """The texts of a model. ``arena_bytes``: memory that the caller gives; ``kernels``: those that it calls; ``plan``: why those.
 
     head, tables, tail: the source, in which big tables are still numbers; blob: those of them that are in a file of their own, by symbol.
     """
@@ -44,6 +46,7 @@ class Model:
     blob: Mapping[str, Array]
     arena_bytes: int
     kernels: tuple[str, ...]
+    plan: Mapping[str, Any] = field(default_factory=dict)
 
     def pieces(self) -> Iterator[str]:
         """The source, piece by piece."""
@@ -78,7 +81,14 @@ class Model:
 
 
 def write(
-    program: Program, folder: Path, *, name: str = "model", machine: str = "portable", weights: Literal["array", "incbin"] | None = None
+    program: Program,
+    folder: Path,
+    *,
+    name: str = "model",
+    machine: str = "portable",
+    weights: Literal["array", "incbin"] | None = None,
+    table: Table | None = None,
+    keep_forms: bool = False,
 ) -> Artifact:
     """Write the files, each whole or not at all, into a folder that is made if it lacks; other files in it stay.
 
@@ -87,11 +97,14 @@ def write(
         machine: of ``machines.MACHINES``: what the program is to be fast on; it runs wherever a C compiler is.
         weights: as "array"s of C, or in a file of bytes that the assembler takes in ("incbin"), which compiles faster; it needs ELF and a
             little-endian processor. None: the file from 4 MiB on.
+        table: the machine's, by which kernels are chosen and predicted (``ceilings.find``); None: the usual rules.
+        keep_forms: with a table, weights stay in a form that is slower there than int8.
 
     Raises:
         UnsupportedOp: an op without a kernel, or numbers that C can't hold.   RecipeError: a name that C can't take, an unknown machine.
     """
-    built = model(program, name=name, machine=machine, weights=weights)
+    planner = Planner(table=table, keep_forms=keep_forms)
+    built = model(program, name=name, machine=machine, weights=weights, planner=planner)
     texts: dict[str, Content] = {
         **built.files(),
         "example.c": c_files.example(program, name),
@@ -108,19 +121,21 @@ def write_files(program: Program, folder: Path, texts: Mapping[str, Content], *,
         atomic_write(folder / file, text)
     for file in {f"{built.name}_weights.S", f"{built.name}_weights.bin"} - texts.keys():
         (folder / file).unlink(missing_ok=True)
-    facts = {"name": built.name, "arena_bytes": built.arena_bytes, "kernels": list(built.kernels)}
+    facts = {"name": built.name, "arena_bytes": built.arena_bytes, "kernels": list(built.kernels), **built.plan}
     paths = tuple(folder / file for file in texts)
     return Artifact(target=target, folder=folder, files=paths, main=folder / main, program=program.name, facts=facts)
 
 
-def model(program: Program, *, name: str = "model", machine: str = "portable", weights: str | None = None) -> Model:
-    """The header and the source of a Program. weights: as ``write``."""
+def model(
+    program: Program, *, name: str = "model", machine: str = "portable", weights: str | None = None, planner: Planner | None = None
+) -> Model:
+    """The header and the source of a Program. weights: as ``write``; planner: what chooses kernels."""
     c_text.checked_name(name)
     found = machine_of(machine)
     wanted = None
     if {program.tensor(name).dtype for name in plan(program).offsets} <= {"int8", "uint8"}:
-        wanted = _written(program, found, {}).wanted
-    source = _written(program, found, wanted)
+        wanted = _written(program, found, {}, planner).wanted
+    source = _written(program, found, wanted, planner)
     arena = _arena(source)
     header = c_files.header(program, arena, name)
     blob = c_constants.in_file(source.tables, weights)
@@ -135,15 +150,19 @@ def model(program: Program, *, name: str = "model", machine: str = "portable", w
         blob={c_text.prefixed(each, name): table for each, table in blob.items()},
         arena_bytes=arena,
         kernels=tuple(sorted(source.used)),
+        plan=planner.facts() if planner else {},
     )
 
 
 # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _written(program: Program, machine: Machine, scratch: Mapping[int, int] | None) -> Source:
+def _written(program: Program, machine: Machine, scratch: Mapping[int, int] | None, planner: Planner | None) -> Source:
     """The calls of all ops, and what they want. scratch: bytes of the arena that ops want, where they are planned, or none yet."""
     source, moments = _source(program, machine, scratch), exit_moments(program)
+    if planner is not None:
+        planner.begin()
+        source.planner = planner
     for i, op in enumerate(program.ops):
         source.begin(op)
         if op.kind not in RULES:

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from karui.export.c_cost import Layer
 from karui.export.c_duos import depthwise as depthwise_duos
 from karui.export.c_duos import duos
 from karui.export.c_geometry import Geometry, geometry
-from karui.export.c_panels import Numbers, depthwise, listed, numbers_of, panels
+from karui.export.c_panels import Numbers, depthwise, few, listed, numbers_of, panels
 from karui.export.c_signs import signs
 from karui.export.c_source import Source, structure
 from karui.export.c_text import number
@@ -39,10 +40,14 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     several = w.raw_zero is not None or requant.multiplier.ndim == 2
     if signs(source, op, g):
         return
-    if source.machine.sets and not several and (numbers := numbers_of(source, op, g)) is not None:
-        _panels(source, op, g, w, numbers)
-        return
     if source.machine.duos and w.in_place and not several and (depthwise_duos if _is_depthwise(g) else duos)(source, op, g):
+        return
+    kernel, numbers = "terms" if several else "depthwise", None
+    if not several:
+        numbers = numbers_of(source, op, g) if source.machine.sets else None
+        kernel, w = _chosen(source, op, g, w, numbers)
+    if numbers is not None and kernel in ("listed", "depth", "panels"):
+        _panels(source, op, w, numbers, kernel)
         return
     x, y, q = source.place(op.inputs[0]), source.place(op.outputs[0]), requant_of(source, op)
     if several:
@@ -55,7 +60,7 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
         lay = _layer(source, op, g, w, 1)
         taps = _taps(source, op, g, w, "int8_t", lay)
         source.call("k_depthwise_i8", x, y, lay, taps, q, source.take("int32_t", g["c"]))
-    elif _listed(w):
+    elif kernel == "lists":
         tile = _tile(g, w.most * 3)
         lay, lists = _layer(source, op, g, w, tile), _index(source, w, tile)
         patch, stored, counts = source.take("int16_t", w.inputs), source.take("int8_t", tile * w.most), source.take("int32_t", tile)
@@ -69,11 +74,26 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
         source.call("k_dense_i8", x, y, lay, weight(source, op, w), q, patch, rows, index, stored)
 
 
-def _panels(source: Source, op: Op, g: Geometry, w: Coded, numbers: Numbers) -> None:
+def _chosen(source: Source, op: Op, g: Geometry, w: Coded, numbers: Numbers | None) -> tuple[str, Coded]:
+    """The kernel, and the weight as it is stored for it: the planner's choice, or what these rules say."""
+    if _is_depthwise(g) and numbers is None:
+        return "depthwise", w
     plain = w.fields.get("codes") == "k_codes_bytes"
-    if plain and not _is_depthwise(g) and listed(source, op, numbers):
+    usual = "lists" if _listed(w) else "rows"
+    if numbers is not None:
+        usual = "depth" if _is_depthwise(g) else "listed" if plain and few(numbers) else "panels"
+    if source.planner is None:
+        return usual, w
+    rows = g["o"] // g["groups"] if w.in_place else _tile(g, _stride(g, w)[0])
+    layer = Layer(g=g, w=w, numbers=numbers, tiles={"rows": rows, "lists": _tile(g, w.most * 3)})
+    return source.planner.choose(op, source.program.weights[op.weights["weight"]], layer, usual)
+
+
+def _panels(source: Source, op: Op, w: Coded, numbers: Numbers, kernel: str) -> None:
+    if kernel == "listed":
+        listed(source, op, numbers)
         return
-    fast = depthwise if _is_depthwise(g) else panels
+    fast = depthwise if kernel == "depth" else panels
     fast(source, op, w, numbers, "NULL" if w.in_place else weight(source, op, w))
 
 

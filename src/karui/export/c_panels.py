@@ -59,17 +59,19 @@ def panels(source: Source, op: Op, w: Coded, n: Numbers, weight: str) -> None:
     _call(source, op, "k_panels_i8", n, tables, weight, scratch, copy=n.copy + SLACK)
 
 
-def listed(source: Source, op: Op, n: Numbers) -> bool:
-    """The same layer by the fours that each panel has, where those are few. False, and nothing is written, where they aren't."""
+def few(n: Numbers) -> bool:
+    """Whether a layer has so few fours that a list of them is faster, as a rule, and takes no more bytes than one of single weights."""
+    return bool(n.there.mean() <= MOST_FOURS and np.count_nonzero(n.codes) >= FULL * n.there.sum() * WIDE * DEEP)
+
+
+def listed(source: Source, op: Op, n: Numbers) -> None:
+    """The same layer by the fours that each panel has."""
     f, there = n.fields, n.there
-    if there.mean() > MOST_FOURS or np.count_nonzero(n.codes) < FULL * there.sum() * WIDE * DEEP:
-        return False
     y, x, j = np.meshgrid(np.arange(f["runs_y"]), np.arange(f["runs_x"]), np.arange(f["fours"]), indexing="ij")
     places = (y * f["run_y"] + x * f["run_x"] + j * DEEP).reshape(-1)
     tables = in_panels(n, n.folded) | {"weights": n.fours[there], "ends": there.sum(1).cumsum().astype(np.int32)}
     tables["list"] = np.concatenate([places[each] for each in there] + [np.zeros(1, int)]).astype(np.int32)  # never empty
     _call(source, op, "k_listed_i8", n, tables, copy=n.copy + SLACK)
-    return True
 
 
 def depthwise(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -> None:

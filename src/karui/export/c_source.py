@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from karui.errors import UnsupportedOp
 from karui.export import c_constants, c_text
 from karui.export.machines import PORTABLE, Machine
 from karui.program.program import Array, Op, Program, Tensor
+
+if TYPE_CHECKING:
+    from karui.export.c_plan import Planner
 
 SIZES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "k_index": 2, "int32_t": 4, "float": 4}
 ALIGNMENT = 4
@@ -31,6 +34,7 @@ class Source:
     machine: Machine = PORTABLE
     scratch_at: Mapping[int, int] | None = None  # op → byte of the arena; None: by regions
     packed: frozenset[str] = frozenset()
+    planner: "Planner | None" = None  # chooses kernels; None: the usual rules do
     places: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     tables: dict[str, Array | str] = field(default_factory=dict)  # name → numbers, flat, or a structure's text

@@ -87,6 +87,16 @@ def coded(weight: Weight, *, integer: bool, in_order: bool = True) -> Coded:
     )
 
 
+def in_full(weight: Weight) -> Coded | None:
+    """An integer weight as a byte for each code, zeros too; None where codes need more than 8 bits."""
+    codes, rows, inputs = weight.codes(), weight.shape[0], prod(weight.shape[1:])
+    if codes.min(initial=0) < -128 or codes.max(initial=0) > 127:
+        return None
+    fields = {"codes": "k_codes_bytes", "inputs": inputs}
+    tables = {"values": codes.astype(np.int8).reshape(-1)}
+    return Coded(tables=tables, fields=fields, rows=rows, inputs=inputs, most=inputs, stored=rows * inputs, in_place=True)
+
+
 # ── Support ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

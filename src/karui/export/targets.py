@@ -5,10 +5,12 @@ from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
 from karui import export
 from karui.errors import RecipeError
 from karui.export.artifact import Artifact
+from karui.export.ceilings import Table
 from karui.program.program import Program
 from karui.workspace import alone_in, replacing_folder
 
@@ -29,6 +31,7 @@ def targets() -> dict[str, Write]:
 USELESS = {
     "machine": "target '{targets}' is the same for every machine; leave it out, or choose target 'c'",
     "weights": "target '{targets}' has one form of weights; leave it out, or choose target 'c'",
+    "keep_forms": "target '{targets}' keeps every form; leave it out, or choose target 'c'",
     "opset": "target '{targets}' has none; leave it out, or choose target 'onnx'",
 }
 
@@ -41,10 +44,13 @@ def write_all(
     machine: str | None = None,
     weights: str | None = None,
     opset: int | None = None,
+    table: Table | None = None,
+    keep_forms: bool | None = None,
 ) -> dict[str, Artifact]:
     """Write the program for each target into ``folder/NAME``, whole or not at all; returns target → artifact.
 
     machine: of ``machines.MACHINES``, and weights: "array" or "incbin", for those targets that have a use for them; opset: for ``onnx``.
+    table: the machine's, by which C's kernels are chosen; keep_forms: weights of C stay as they are even where int8 would be faster.
     Raises RecipeError where none of the targets has one.
     """
     known = targets()
@@ -52,12 +58,14 @@ def write_all(
         if name not in known:
             raise RecipeError(f"target '{name}' is unknown; choose from {', '.join(sorted(known))}")
     takes = {name: signature(known[name]).parameters for name in names}
-    given = {"machine": machine, "weights": weights, "opset": opset}
-    asked = {key: value for key, value in given.items() if value is not None}
+    given = {"machine": machine, "weights": weights, "opset": opset, "keep_forms": keep_forms}
+    asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     for key, value in asked.items():
         if not any(key in each for each in takes.values()):
             what = f"{key} {value}" if isinstance(value, int) else f"{key} '{value}'"
             raise RecipeError(f"{what}: {USELESS[key].format(targets=', '.join(names))}")
+    if table is not None:
+        asked["table"] = table
     written: dict[str, Artifact] = {}
     with alone_in(folder):
         for name in dict.fromkeys(names):

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from karui.export.ceilings import PATHS, PEAKS
+from karui.export.ceilings import Table as Ceilings
 from karui.report import words
 from karui.report.page import headline, pairs
 from karui.report.record import Bench, Candidate, Placed, Record, of
@@ -73,6 +75,19 @@ def bench(rows: Sequence[Bench | Mapping[str, Any]]) -> Table:
         if r.note:
             table.caption = f"{table.caption or ''}{r.form}: {r.note}\n"
     return table
+
+
+def ceilings(table: Ceilings) -> dict[str, str]:
+    """A machine's table in words: what its processor can do, what our dense kernel reaches, how well the costs fit."""
+    peaks, c = table.ceilings, table.costs
+    found = {"processor": table.processor, "measured": "yes" if table.measured else f"no: {table.source}"}
+    found |= {name: f"{peaks[name]:.1f} MAC/ns" for name in PEAKS if name in peaks}
+    found |= {name: f"{peaks[name]:.1f} B/ns" for name in PATHS if name in peaks}
+    if c.get("panels.mac"):
+        found["our dense int8"] = f"{1 / c['panels.mac']:.1f} MAC/ns where it is longest"
+    if table.error is not None:
+        found["fit"] = f"times differ from the table's by {table.error:.0%} (median)"
+    return found
 
 
 def places(rows: Sequence[Placed]) -> Table:
