@@ -17,6 +17,7 @@ from karui.cli import listing, main, sizes
 from karui.compress.prune.channels import PruneChannels
 from karui.compress.prune.weights import Prune
 from karui.errors import BudgetError, KaruiError, RecipeError
+from karui.export.ceilings import Table
 from karui.report import record
 from tests.report.sample import sample
 from tests.report.test_sensitivity import facts
@@ -29,6 +30,9 @@ seed = 7
 drop = 0.4
 bytes = 100_000
 """
+
+
+REMARK = "1-bit weights are slower than int8"
 
 
 class FakeApi(SimpleNamespace):
@@ -69,7 +73,14 @@ class FakeApi(SimpleNamespace):
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
         self._called("export", *args, **kwargs)
-        return {name: SimpleNamespace(main=self.folder / name) for name in args[1]}
+        return {name: SimpleNamespace(main=self.folder / name, facts={"remarks": [f"fc1: {REMARK}"]}) for name in args[1]}
+
+    def calibrate(self, machines: Any) -> dict[Path, Table]:
+        self.calls.append(("calibrate", (machines,), {}))
+        peaks = {"int8": 100.0, "binary": 400.0, "float": 50.0}
+        return {
+            self.folder / "t.json": Table(machine="pi4", processor="a test's", measured=True, source="a test", ceilings=peaks, error=0.05)
+        }
 
 
 @pytest.fixture
@@ -124,15 +135,26 @@ def test_json_is_all_that_stdout_holds(api: FakeApi, tmp_path: Path, capsys: pyt
         facts = json.loads(capsys.readouterr().out)
         assert facts
     assert main(["export", str(tmp_path), "--to", "c, onnx", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {name: str(tmp_path / name) for name in ("c", "onnx")}
+    told = capsys.readouterr()
+    assert json.loads(told.out) == {name: str(tmp_path / name) for name in ("c", "onnx")}
+    assert told.err == f"fc1: {REMARK}\n", "once, beside it"
+
+
+def test_calibrate(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", "--target", "pi4"]) == 0
+    out = capsys.readouterr().out
+    assert api.calls[-1][1] == (["pi4"],) and "100.0 MAC/ns" in out and "t.json" in out and "5%" in out
+    assert main(["calibrate", "--json"]) == 0
+    assert api.calls[-1][1] == (None,)
+    assert json.loads(capsys.readouterr().out)[str(api.folder / "t.json")]["processor"] == "a test's"
 
 
 def test_export_for_a_machine(api: FakeApi, tmp_path: Path) -> None:
     for words, machine in (([], None), (["--target", "x86-64-v4"], "x86-64-v4"), (["--machine", "x86-64-v3"], "x86-64-v3")):
         assert main(["export", str(tmp_path), "--to", "c", *words]) == 0
-        assert api.calls[-1][2] == {"machine": machine, "weights": None, "opset": None}
+        assert api.calls[-1][2] == {"machine": machine, "weights": None, "keep_forms": False, "opset": None}
     assert main(["export", str(tmp_path), "--to", "onnx", "--opset", "20"]) == 0
-    assert api.calls[-1][2] == {"machine": None, "weights": None, "opset": 20}
+    assert api.calls[-1][2] == {"machine": None, "weights": None, "keep_forms": False, "opset": 20}
     assert main(["export", str(tmp_path), "--to", "c", "--weights", "incbin"]) == 0
     assert api.calls[-1][2]["weights"] == "incbin"
 
