@@ -48,8 +48,8 @@ def calibrate(machine: str, *, seconds: float = SECONDS) -> Table:
     """
     if machine not in machines():
         raise ToolError(f"'{machine}' can't be measured here: this processor lacks its instructions; choose from {', '.join(machines())}")
+    ceilings = ceilings_of(machine)
     with tempfile.TemporaryDirectory(prefix="karui-") as scratch:
-        ceilings = _ceilings(machine, Path(scratch))
         costs, error = _costs(machine, Path(scratch), seconds)
     here = this_machine()
     return Table(
@@ -66,11 +66,13 @@ def calibrate(machine: str, *, seconds: float = SECONDS) -> Table:
 # ── ceilings ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _ceilings(machine: str, folder: Path) -> dict[str, float]:
-    shared = folder / "ceilings.so"
+def ceilings_of(machine: str) -> dict[str, float]:
+    """What the processor can do at most with a machine's instructions: ``PEAKS`` and ``PATHS``. Raises ToolError without a compiler."""
     source = Path(__file__).with_name("ceilings.c")
-    compiler.compile_c(compiler.find(), ["-O3", "-fPIC", "-shared", "-o", shared, source], what=f"'{source}'")
-    code = ctypes.CDLL(str(shared))
+    with tempfile.TemporaryDirectory(prefix="karui-") as scratch:
+        shared = Path(scratch) / "ceilings.so"
+        compiler.compile_c(compiler.find(), ["-O3", "-fPIC", "-shared", "-o", shared, source], what=f"'{source}'")
+        code = ctypes.CDLL(str(shared))
     data = np.random.default_rng(0).integers(0, 256, 64 + BYTES["dram"], np.uint8)
     start = -(-data.ctypes.data // 64) * 64
 
