@@ -151,13 +151,18 @@ static int32_t *k_spread_one(const int8_t *at, int32_t length, int32_t *to)
 static k_once void k_edge(const int8_t *x, const k_layer *l, int32_t iy, int32_t ix, int32_t taps, int32_t offset, int32_t length,
                           int32_t border, int8_t *edge)
 {
-    const int32_t width = length / taps, left = (ix < 0 ? -ix : 0) * width, right = ix + taps > l->w ? (l->w - ix) * width : length;
+    const int32_t width = length / taps, in = iy >= 0 && iy < l->h, after = in ? (l->w - ix) * width : 0;
+    const int32_t left = in && ix < 0 ? -ix * width : 0, right = after < length ? after : length;
     const int8_t *from = x + (iy * l->w + ix) * l->c + offset; /* several taps of a run are neighbours */
     int32_t i;
-    memset(edge, border, (size_t)length);
-    if (iy >= 0 && iy < l->h)
-        for (i = left; i < right; i++)
-            edge[i] = from[i];
+    if (length >= 16) {
+        memset(edge, border, (size_t)length);
+        if (left < right)
+            memcpy(edge + left, from + left, (size_t)(right - left));
+        return;
+    }
+    for (i = 0; i < length; i++)
+        edge[i] = (int8_t)(i < left || i >= right ? border : from[i]);
 }
 
 /* The column of the four pixels from `first` on, or of that one. `edge`: scratch for a run of each. */
@@ -204,8 +209,8 @@ static int8_t k_duo_code(int32_t sum, const int32_t *requant)
     return (int8_t)(code < -128 ? -128 : code > 127 ? 127 : code);
 }
 
-/* The text of two inputs of two channels and four pixels: sixteen multiplications in twelve instructions. r0: the column; r1: the weights;
- * r2 … r5: sums of channel a; r6 … r9: of the words as they are. */
+/* The text of two inputs of two channels and four pixels: sixteen multiplications in twelve instructions, which are 48 bytes. r0: the column;
+ * r1: the weights; r2 … r5: sums of channel a; r6 … r9: of the words as they are. */
 #define k_duo_inputs                  \
     "ldr r12, [r1], #4\n\t"           \
     "ldrd r10, r11, [r0], #8\n\t"     \
@@ -236,8 +241,8 @@ static int8_t k_duo_code(int32_t sum, const int32_t *requant)
     k_duo_result("r4", "r10, r11, lsl #1")     \
     k_duo_result("r5", "r12, r11, lsl #1")
 
-/* Four pixels and the channels that the job names. The loop takes sixteen inputs a turn; its first turn begins further on where they aren't a
- * multiple of that. Each block of four is 96 bytes of code. */
+/* Four pixels and the channels that the job names. The loop takes thirty-two inputs a turn; its first turn begins further on where they aren't
+ * a multiple of that. */
 #if defined(K_DSP)
 static __attribute__((naked, noinline)) void k_duo_tile(const k_duo_job *job __attribute__((unused)),
                                                         const int32_t *weights __attribute__((unused)),
@@ -259,7 +264,9 @@ static __attribute__((naked, noinline)) void k_duo_tile(const k_duo_job *job __a
         "ldm r0!, {r2, r3, r4, r5, r6, r7, r8, r9}\n\t"
         "ldr pc, [sp, #16]\n\t"
         ".balign 4\n\t"
-        "2:\n\t" k_duo_inputs k_duo_inputs k_duo_inputs k_duo_inputs k_duo_inputs k_duo_inputs k_duo_inputs k_duo_inputs
+        "2:\n\t"
+        ".rept 16\n\t" k_duo_inputs
+        ".endr\n\t"
         "ldr r10, [sp, #4]\n\t"
         "cmp r0, r10\n\t"
         "bne.w 2b\n\t"
@@ -326,32 +333,32 @@ static void k_duo_thin(const k_duo_job *job, const int32_t *weights, int8_t *y)
 }
 
 /* A layer. `column`: scratch for eight words and for a column; `edge`: for the runs of four pixels; both for one, where there are fewer than
- * four. The last four pixels may take some in again that are done. */
+ * four. One or two pixels that are left at the end go by themselves; with three of them one is done again. */
 static k_once void k_duos_i8(const int8_t *x, int8_t *y, const k_layer *l, const k_duo_weight *w, int32_t *column, int8_t *edge)
 {
-    const int32_t outputs = l->o / l->groups, pairs = outputs / 2, each = (outputs + 1) / 2, pixels = l->oh * l->ow;
-    const int32_t many = pixels < 4 ? 1 : 4, words = w->fours * 2;
-    int32_t group, p;
+    const int32_t outputs = l->o / l->groups, pairs = outputs / 2, each = (outputs + 1) / 2, pixels = l->oh * l->ow, words = w->fours * 2;
+    int32_t group, p, many;
     memset(column, 0, 8 * sizeof(int32_t));
     for (group = 0; group < l->groups; group++)
         for (p = 0; p < pixels; p += many) {
-            const int32_t first = p + many <= pixels ? p : pixels - many;
+            const int32_t left = pixels - p, wide = left >= 4 || (left == 3 && pixels > 3), first = wide && left == 3 ? p - 1 : p;
             const int32_t *weights = w->weights + group * each * words, *requant = w->requant + group * each * 8;
             int8_t *to = y + first * l->o + group * outputs;
             k_duo_job job;
             int32_t i;
+            many = wide ? 4 : 1;
             k_duo_column(x, l, w, group, first, many, column + 8, edge);
             job.column = column;
             job.end = column + 8 + words * many;
             job.requant = requant;
             job.last = requant + pairs * 8;
             job.o = l->o;
-            job.skip = (4 - w->fours % 4) % 4 * 96;
-            (many == 4 ? k_duo_tile : k_duo_thin)(&job, weights, to);
+            job.skip = (8 - w->fours % 8) % 8 * 96;
+            (wide ? k_duo_tile : k_duo_thin)(&job, weights, to);
             if (pairs < each) {
                 job.requant = job.last;
                 job.last += 8;
-                (many == 4 ? k_duo_tile : k_duo_thin)(&job, weights + pairs * words, to + outputs - 2);
+                (wide ? k_duo_tile : k_duo_thin)(&job, weights + pairs * words, to + outputs - 2);
             }
             for (i = 0; (w->low > -128 || w->high < 127) && i < many; i++)
                 k_clamp_i8(to + i * l->o, to + i * l->o, outputs, w->low, w->high);
