@@ -11,6 +11,7 @@ from karui.export.artifact import Artifact
 from karui.program.interpreter import run
 from karui.program.program import Program
 from karui.run import bare, qemu
+from tests.export import test_c_signs
 from tests.export.many import agree, inputs_of, merged
 from tests.export.test_c_layers import all_pairs
 from tests.export.test_c_machines import SIZES
@@ -33,6 +34,12 @@ def same(p: Program, folder: Path, machine: str, processor: str, flags: tuple[st
 @pytest.mark.parametrize(("machine", "processor"), PLACES)
 def test_sizes(machine: str, processor: str, tmp_path: Path) -> None:
     same(merged(SIZES), tmp_path, machine, processor)
+
+
+@needs_qemu
+@pytest.mark.parametrize(("machine", "processor"), PLACES)
+def test_signs(machine: str, processor: str, tmp_path: Path) -> None:
+    same(merged(test_c_signs.SIZES), tmp_path, machine, processor)
 
 
 @needs_qemu

@@ -68,7 +68,8 @@ def signs(source: Source, op: Op, g: Geometry) -> bool:
         fields["pixel"] = -(-g["o"] // 8) * source.machine.spread
     else:
         panel = f"&{_panel(source, op, layer.numbers)}"
-        store = source.chosen("store") if source.machine.sets else source.use("k_store_plain")
+        plain = "k_store_word" if source.machine.duos else "k_store_plain"
+        store = source.chosen("store") if source.machine.sets else source.use(plain)
     lay, whole = _geometry(source, g)
     fields |= {name: g[name] for name in ("kh", "kw", "sy", "sx", "dy", "dx")}
     fields |= {"spread": source.machine.spread, "part": part, "whole": whole, "packed": int(op.inputs[0] in source.packed)}

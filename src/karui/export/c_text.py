@@ -83,6 +83,7 @@ RUNTIME = (
     "signs_arm",
     "duo",
     "duo_depth",
+    "signs_word",
 )
 _DEFINES = re.compile(r"^(?:static [\w *]*?(k_\w+)\(|typedef [^;{]*?(k_\w+)[(;]|\} (k_\w+);|#define (k_\w+))", re.M)
 _NAME = re.compile(r"\bk_\w+")

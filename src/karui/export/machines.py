@@ -40,8 +40,10 @@ MACHINES = {
         ),
         Machine(name="pi4", about="Raspberry Pi 3 and 4, every 64-bit ARM: NEON", sets="k_set_neon", most_code=127, signs="k_signs_neon"),
         Machine(name="pi5", about="Raspberry Pi 5: dot products, NEON without them", sets="k_set_dot", most_code=127, signs="k_signs_neon"),
-        Machine(name="cortex-m4", about="microcontrollers with DSP instructions: Cortex-M4, M33", most_code=127, duos=True),
-        Machine(name="cortex-m7", about="the same for Cortex-M7", most_code=127, duos=True),
+        Machine(
+            name="cortex-m4", about="microcontrollers with DSP instructions: Cortex-M4, M33", most_code=127, duos=True, signs="k_signs_word"
+        ),
+        Machine(name="cortex-m7", about="the same for Cortex-M7", most_code=127, duos=True, signs="k_signs_word"),
     )
 }
 PORTABLE = MACHINES["portable"]

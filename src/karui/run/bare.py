@@ -147,21 +147,13 @@ def build(artifact: Artifact, processor: str, *, flags: Sequence[str] = FLAGS, l
     (folder / "main.c").write_text(around(signature, laps=len(ops)), encoding="utf-8")
     command = cross.compiler_for(found.target)
     with as_file(files("karui.run") / "board") as board:
-        common: list[str | Path] = [
-            *flags,
-            "-fomit-frame-pointer",
-            "-ffreestanding",
-            "-fno-builtin",
-            "-I",
-            header.parent,
-            "-isystem",
-            board,
-        ]
-        common += ["-fno-asynchronous-unwind-tables", "-fno-sanitize=all", "-ffunction-sections", "-fdata-sections"]
+        common: list[str | Path] = [*flags, "-fomit-frame-pointer", "-fno-asynchronous-unwind-tables", "-fno-sanitize=all"]
+        common += ["-ffunction-sections", "-fdata-sections", "-I", header.parent, "-isystem", board]
         for source in (folder / artifact.main.name, folder / "main.c", board / "start.c"):
-            strict = host.STRICT if source.parent == folder else ("-std=c99",)
+            ours = source.parent == folder  # a device's compiler knows memcpy; what memcpy is made of may not become calls of it
+            how = [*host.STRICT, "-fhosted"] if ours else ["-std=c99", "-fno-builtin"]
             out = folder / f"{source.stem}.o"
-            compilers.compile_c(command, [*strict, *common, "-c", "-o", out, source], what=f"'{source.name}' of '{artifact.folder}'")
+            compilers.compile_c(command, [*how, *common, "-c", "-o", out, source], what=f"'{source.name}' of '{artifact.folder}'")
         model = [folder / f"{artifact.main.stem}.o", *host.weights_objects(command, header, flags, folder)]
         objects = [folder / "start.o", folder / "main.o", *model]
         link: list[str | Path] = ["-static", "-Wl,--gc-sections", "-T", board / "board.ld", "-o", folder / "program"]
