@@ -175,7 +175,7 @@ CHAINS: dict[str, tuple[Program, int]] = {  # and the planes of what the layer r
 }
 
 
-@pytest.mark.parametrize("machine", ["portable", "x86-64-v3"])
+@pytest.mark.parametrize("machine", ["portable", "x86-64-v3", "cortex-m4"])
 def test_chains(machine: str, tmp_path: Path) -> None:
     p = merged({name: chain for name, (chain, _) in CHAINS.items()})
     same(p, tmp_path, machine)
