@@ -1,13 +1,16 @@
 """Where each tensor lies in the arena, so that tensors that live at different times share bytes.
 
 The caller's own buffers (inputs, outputs, states that a call starts from) and constants, which are read in place, are not in the arena.
-Placement is greedy by size, as in Pisarchyk & Lee, "Efficient memory management for deep neural net inference" (2020), §5.
+Placement is greedy by size, as in Pisarchyk & Lee, "Efficient memory management for deep neural net inference" (2020), §5, and in better
+orders where that is above the bound.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from karui.program.program import Op, Program
+
+ROUNDS = 30  # of looking for a better order, where the first isn't the best that there can be
 
 # Ops that read an element before they write it, and never again: the output may take the input's bytes.
 _ELEMENTWISE = ("reshape", "clamp", "lookup", "unary", "affine", "add", "sub", "mul", "div")
@@ -99,13 +102,36 @@ def _buffers(program: Program, lifetimes: Mapping[str, tuple[int, int]], in_plac
 
 
 def _place(buffers: list[_Buffer], alignment: int) -> tuple[list[tuple[int, _Buffer]], int]:
-    """Where each begins, and where all end: the largest first, each into the smallest gap that holds it between those of the same time."""
+    """Where each begins, and where all end: the largest first; if that leaves holes, those that reach the end go before the others, again
+    and again. No order is better than the bytes that live at one time.
+    """
+    order = sorted(buffers, key=lambda b: (-b.size, b.first))
+    ends = {b.last for b in buffers}  # most bytes live where some buffer is used for the last time
+    least = max((sum(_padded(b.size, alignment) for b in buffers if b.first <= i <= b.last) for i in ends), default=0)
+    best, end = _in_order(order, alignment)
+    for _ in range(ROUNDS):
+        if end == least:
+            break
+        begins, reached = _in_order(order, alignment)
+        if reached < end:
+            best, end = begins, reached
+        top = [buffer for begin, buffer in begins if begin + _padded(buffer.size, alignment) == reached]
+        order = [*top, *(buffer for buffer in order if all(buffer is not each for each in top))]
+    return best, end
+
+
+def _in_order(order: list[_Buffer], alignment: int) -> tuple[list[tuple[int, _Buffer]], int]:
+    """One after the other, each into the smallest gap that holds it between those of the same time; and where all end."""
     placed: list[tuple[int, int, _Buffer]] = []  # begin, end
-    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first)):
-        size = -(-buffer.size // alignment) * alignment
+    for buffer in order:
+        size = _padded(buffer.size, alignment)
         begin = _gap([(a, b) for a, b, other in placed if other.first <= buffer.last and buffer.first <= other.last], size)
         placed.append((begin, begin + size, buffer))
     return [(begin, buffer) for begin, _, buffer in placed], max((end for _, end, _ in placed), default=0)
+
+
+def _padded(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
 
 
 def _gap(taken: list[tuple[int, int]], size: int) -> int:
