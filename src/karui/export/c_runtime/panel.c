@@ -105,11 +105,15 @@ static void k_unpack(const k_panels *l, const k_panel_weight *w, k_cursor *curso
         const int8_t *from = row;
         int32_t sum = 0;
         k_row_codes(w->coded, cursor, first + j, index, stored, row);
-        for (r = 0; r < runs; r++, from += length, to += step)
-            for (i = 0; i < length; i++) {
+        for (i = 0; i < runs * length; i++)
+            sum += from[i];
+        for (r = 0; r < runs; r++, from += length, to += step) {
+            const int32_t whole = deep == 4 ? length / 4 * 4 : 0;
+            for (i = 0; i < whole; i += 4)
+                memcpy(to + 16 * i, from + i, 4);
+            for (; i < length; i++)
                 to[i / deep * 16 * deep + i % deep] = from[i];
-                sum += from[i];
-            }
+        }
         extra[j] = -l->border * sum;
     }
     k_shifted(w, panel, extra, bias);

@@ -183,16 +183,33 @@ static void k_codes_bytes(const k_weight *w, k_cursor *c, int32_t row, int32_t c
     c->value += (uint32_t)count;
 }
 
+/* Eight numbers of 1 … 7 bits each, in a word. */
+static uint64_t k_eight(const uint8_t *stream, uint32_t at, int32_t bits)
+{
+    const uint8_t *p = stream + (at >> 3);
+    uint64_t word = 0;
+    int32_t i;
+    for (i = 0; i <= bits; i++)
+        word |= (uint64_t)p[i] << (8 * i);
+    return word >> (at & 7u);
+}
+
 /* Affine codes of fewer bits, signs, ternary codes. */
 static void k_codes_packed(const k_weight *w, k_cursor *c, int32_t row, int32_t count, const k_index *index, int8_t *out)
 {
-    const uint32_t bits = (uint32_t)w->bits, at = c->value;
-    int32_t i;
+    const uint32_t bits = (uint32_t)w->bits, at = c->value, mask = (1u << bits) - 1u;
+    const int32_t step = w->step, offset = w->offset;
+    int32_t i, j;
     c->value += (uint32_t)count;
-    for (i = 0; i < count; i++) {
-        int32_t code = w->step * (int32_t)k_bits((const uint8_t *)w->values, (at + (uint32_t)i) * bits, w->bits) - w->offset;
-        out[i] = (int8_t)(w->zero ? code - w->zero[k_group(w, row, i, index)] : code);
+    for (i = 0; i + 8 <= count; i += 8) {
+        const uint64_t word = k_eight((const uint8_t *)w->values, (at + (uint32_t)i) * bits, w->bits);
+        for (j = 0; j < 8; j++)
+            out[i + j] = (int8_t)(step * (int32_t)((uint32_t)(word >> ((uint32_t)j * bits)) & mask) - offset);
     }
+    for (; i < count; i++)
+        out[i] = (int8_t)(step * (int32_t)k_bits((const uint8_t *)w->values, (at + (uint32_t)i) * bits, w->bits) - offset);
+    for (i = 0; w->zero && i < count; i++)
+        out[i] = (int8_t)(out[i] - w->zero[k_group(w, row, i, index)]);
 }
 
 /* Indices into a codebook of int8. */
