@@ -49,6 +49,15 @@ def test_every_pair(support: str, tmp_path: Path) -> None:
 
 
 @needs_qemu
+def test_weights_in_a_file(tmp_path: Path) -> None:
+    p = builders.lenet(integer=True)
+    inputs = inputs_of(p, 1)
+    built = bare.build(c.write(p, tmp_path, machine="cortex-m4", weights="incbin"), "cortex-m4", flags=FLAGS)
+    agree(p, built.run(inputs), run(p, inputs))
+    assert built.sections.rodata > 4000
+
+
+@needs_qemu
 def test_a_whole_network_counted(tmp_path: Path) -> None:
     """The same number each time; the layers' numbers are the whole."""
     p = builders.lenet(integer=True)
