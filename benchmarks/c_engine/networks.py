@@ -19,6 +19,7 @@ from karui.run import host, litert, measure
 from karui.run import onnxruntime as ort
 from karui.verify.cost import random_inputs
 
+TWO = ("-DMODEL_THREADS=2", "-pthread")
 MACHINES = ("portable", "x86-64-v3", "x86-64-v4")
 OURS, RIVALS, DESKTOP = "C, x86-64-v4", ("onnxruntime u8s8", "onnxruntime QDQ", "LiteRT int8"), "OpenVINO int8"
 
@@ -55,7 +56,10 @@ def ours(program: Program, folder: Path) -> Iterator[tuple[str, Callable[[], obj
     """C for each machine, and our own files in onnxruntime and in LiteRT (XNNPACK)."""
     sample = random_inputs(program, 1)
     for machine in MACHINES:
-        yield f"C, {machine}", host.build(c_target.write(program, folder / machine, machine=machine)).call(sample)
+        artefact = c_target.write(program, folder / machine, machine=machine)
+        yield f"C, {machine}", host.build(artefact).call(sample)
+        if machine == MACHINES[-1]:
+            yield f"C, {machine}, two threads", host.build(artefact, flags=(*host.FLAGS, *TWO)).call(sample)
     yield "onnxruntime QDQ", ort.load(onnx_target.write(program, folder / "qdq")).call(sample)
     try:
         yield "LiteRT int8", litert.load(litert_target.write(program, folder / "litert")).call(sample)

@@ -73,6 +73,7 @@ RUNTIME = (
     "unary",
     "exits",
     "cpu_x86",
+    "threads",
     "panel",
     "depth_avx2",
     "panel_avx2",
@@ -124,7 +125,12 @@ def prefixed(text: str, name: str) -> str:
 
 
 def includes(text: str) -> str:
-    """Headers of instruction sets that C text wants, where the compiler has them and nobody asks for plain C (-DNAME_PLAIN)."""
+    """Headers of threads, where they are asked for, and of the instruction sets that C text wants."""
+    return ("#if defined(K_THREADS)\n#include <pthread.h>\n#endif\n" if "K_THREADS" in text else "") + _instructions(text)
+
+
+def _instructions(text: str) -> str:
+    """Where the compiler has them and nobody asks for plain C (-DNAME_PLAIN)."""
     if "K_X86" in text:
         found = "defined(__x86_64__) && defined(__GNUC__) && !defined(K_PLAIN)"
         return f"#if {found}\n#include <cpuid.h>\n#include <immintrin.h>\n#define K_X86\n#endif\n"

@@ -51,6 +51,9 @@ typedef struct {
     void (*lookup)(const void *x, void *y, int32_t count, const void *table);
 } k_set;
 
+/* Products that are worth waking a thread for. */
+#define k_worth ((int64_t)1 << 21)
+
 /* The image in its border. */
 static k_once void k_bordered(const int8_t *restrict x, const k_panels *l, uint8_t *restrict copy)
 {
@@ -119,33 +122,75 @@ static void k_unpack(const k_panels *l, const k_panel_weight *w, k_cursor *curso
     k_shifted(w, panel, extra, bias);
 }
 
+/* Pixels `from` … `to` of one or two panels. */
+static void k_panels_of(const k_panels *l, const k_panel_weight *w, const k_set *set, const uint8_t *copy, int8_t *y, int32_t group,
+                        int32_t q, int32_t from, int32_t to, const int8_t *weights, const int64_t *bias)
+{
+    const int32_t outputs = l->o / l->groups, first = group * outputs + q * 16, left = outputs - q * 16, panels = left > 16 ? 2 : 1;
+    const int32_t panel = group * ((outputs + 15) / 16) + q, size = l->runs_y * l->runs_x * l->fours * 64;
+    int32_t p, sums[8 * 32];
+    for (p = from; p < to; p += 8) {
+        const int32_t count = to - p < 8 ? to - p : 8;
+        const uint8_t *at[8];
+        k_starts(l, copy + group * l->length, p, at);
+        set->tile(l, weights, size, panels, at, count == 1, sums);
+        set->store(sums, count, panels, w, panel, bias, y + p * l->o + first, l->o, left);
+    }
+}
+
+/* A layer whose weights lie there, as a job. */
+typedef struct {
+    const k_panels *l;
+    const k_panel_weight *w;
+    const k_set *set;
+    const uint8_t *copy;
+    int8_t *y;
+} k_panel_job;
+
+/* A part of it: eights of pixels where there are many, else panels. */
+static void k_panels_part(const void *whole, int32_t part, int32_t parts)
+{
+    const k_panel_job *job = whole;
+    const k_panels *l = job->l;
+    const int32_t outputs = l->o / l->groups, each = (outputs + 15) / 16, size = l->runs_y * l->runs_x * l->fours * 64;
+    const int32_t eights = (l->pixels + 7) / 8, wide = eights >= 2 * parts;
+    const int32_t from = wide ? eights * part / parts * 8 : 0, to = wide && part + 1 < parts ? eights * (part + 1) / parts * 8 : l->pixels;
+    int32_t group, q, pair = 0;
+    for (group = 0; group < l->groups; group++)
+        for (q = 0; q < each; q += 2, pair++) {
+            const int32_t panel = group * each + q;
+            const int8_t *weights = job->w->weights + (size_t)panel * (size_t)size;
+            if (wide || pair % parts == part)
+                k_panels_of(l, job->w, job->set, job->copy, job->y, group, q, from, to, weights, job->w->bias + panel * 16);
+        }
+}
+
 /* A layer. `copy`: scratch for the image in its border and 16 bytes more; the rest: scratch where weights are decoded, or NULL. */
 static k_once void k_panels_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy,
                                int8_t *unpacked, int8_t *row, k_index *index, int8_t *stored)
 {
     const int32_t outputs = l->o / l->groups, each = (outputs + 15) / 16, size = l->runs_y * l->runs_x * l->fours * 64;
     k_cursor cursor = k_start();
-    int32_t group, q, i, p, panels, sums[8 * 32];
+    int32_t group, q, i, panels;
     k_bordered(x, l, copy);
+    if (!w->unpack) {
+        const k_panel_job job = {l, w, set, copy, y};
+        if ((int64_t)l->pixels * l->groups * each * size < k_worth)
+            k_panels_part(&job, 0, 1);
+        else
+            k_parallel(k_panels_part, &job);
+        return;
+    }
     for (group = 0; group < l->groups; group++)
         for (q = 0; q < each; q += panels) {
-            const int32_t first = group * outputs + q * 16, left = outputs - q * 16, panel = group * each + q;
-            const int8_t *weights = w->weights ? w->weights + (size_t)panel * (size_t)size : unpacked;
-            const int64_t *bias = w->bias + panel * 16;
+            const int32_t first = group * outputs + q * 16, left = outputs - q * 16;
             int64_t decoded[32];
             panels = left > 16 ? 2 : 1;
-            for (i = 0; w->unpack && i < panels; i++) {
-                const int32_t rows = left - 16 * i < 16 ? left - 16 * i : 16;
-                w->unpack(l, w, &cursor, first + 16 * i, rows, panel + i, 4, index, stored, row, unpacked + i * size, decoded + i * 16);
-                bias = decoded;
+            for (i = 0; i < panels; i++) {
+                const int32_t rows = left - 16 * i < 16 ? left - 16 * i : 16, panel = group * each + q + i;
+                w->unpack(l, w, &cursor, first + 16 * i, rows, panel, 4, index, stored, row, unpacked + i * size, decoded + i * 16);
             }
-            for (p = 0; p < l->pixels; p += 8) {
-                const int32_t count = l->pixels - p < 8 ? l->pixels - p : 8;
-                const uint8_t *at[8];
-                k_starts(l, copy + group * l->length, p, at);
-                set->tile(l, weights, size, panels, at, count == 1, sums);
-                set->store(sums, count, panels, w, panel, bias, y + p * l->o + first, l->o, left);
-            }
+            k_panels_of(l, w, set, copy, y, group, q, 0, l->pixels, unpacked, decoded);
         }
 }
 
