@@ -102,7 +102,9 @@ def chunks() -> dict[str, str]:
         text = "\n".join(line for line in text.splitlines() if not line.startswith("#include"))
         for chunk in re.split(r"\n\n+(?=/\*|typedef)", text):
             for match in _DEFINES.finditer(chunk):
-                found.setdefault(next(filter(None, match.groups())), chunk.strip() + "\n")
+                name, whole = next(filter(None, match.groups())), chunk.strip() + "\n"
+                if found.setdefault(name, whole) != whole:
+                    raise ValueError(f"c_runtime: '{name}' has two meanings, the second in {stem}.c")  # whoever adds a kernel reads this
     return found
 
 
