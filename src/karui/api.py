@@ -227,7 +227,7 @@ def calibrate(machines: Sequence[str] | None = None) -> dict[Path, ceilings.Tabl
     found = [room.calibrate(machine_of(name).name) for name in machines or room.machines()]
     if not found:
         raise ToolError("this processor has none of the instructions that a table is for; C for any processor (portable) needs none")
-    return {ceilings.write(table): table for table in found}
+    return {ceilings.keep(table): table for table in found}
 
 
 def bench(run: str | Path) -> list[Bench]:

@@ -152,7 +152,7 @@ def test_forms_in_words() -> None:
 def test_a_table_is_kept_and_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert ceilings.find(MACHINE) is None
-    path = ceilings.write(table())
+    path = ceilings.keep(table())
     assert path == tmp_path / "karui" / "machines" / "x86-64-v3.json"
     assert ceilings.find(MACHINE) == table()
 
@@ -182,7 +182,7 @@ def test_what_karui_brings_is_marked(machine: str, tmp_path: Path, monkeypatch: 
     ],
 )
 def test_a_damaged_table_is_refused(damage: dict[str, object], tmp_path: Path) -> None:
-    path = ceilings.write(table(), tmp_path / "t.json")
+    path = ceilings.keep(table(), tmp_path / "t.json")
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | damage), encoding="utf-8")
     with pytest.raises(FileError, match="karui calibrate"):
         ceilings.read(path)

@@ -53,7 +53,6 @@ REFUSED: list[tuple[Any, str]] = [
     (lambda: pooled("litert_ref"), "one scale and zero point on both sides"),
     (lambda: layer(GROUPED, 0.0, "xnnpack"), "LiteRT has one scale per output channel"),
     (lambda: layer(of_nine_bits(), 0.0, "litert_ref"), "LiteRT has weights of 8 bits"),
-    (lambda: layer(int8([[1]], 1e-9), 1e6, "litert_ref"), "more than LiteRT's 32 bits"),
 ]
 
 

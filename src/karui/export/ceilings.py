@@ -54,7 +54,7 @@ def path_of(machine: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "karui" / "machines" / f"{machine}.json"
 
 
-def write(table: Table, path: Path | None = None) -> Path:
+def keep(table: Table, path: Path | None = None) -> Path:
     """Keep a table, whole or not at all; returns where. Raises RunError where the system refuses."""
     path = path_of(table.machine) if path is None else path
     atomic_write(path, json.dumps({"format": FORMAT, **asdict(table)}, indent=1) + "\n")
