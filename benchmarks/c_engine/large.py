@@ -34,39 +34,39 @@ def rows(quick: bool) -> Iterator[Row]:
         return
     subject = shape("resnet50")
     with TemporaryDirectory() as scratch:
-        for numbers, machines in MACHINES.items():
-            program = lower(subject.network) if numbers == "float" else subject.integer()
-            file = Path(scratch) / f"{numbers}.karui"
-            codec.save(program, file)
+        files = {numbers: Path(scratch) / f"{numbers}.karui" for numbers in MACHINES}
+        for numbers, file in files.items():
+            codec.save(lower(subject.network) if numbers == "float" else subject.integer(), file)
             yield Row(case=f"8 ResNet-50, {numbers}", figure=".karui file", value=file.stat().st_size, unit="B")
-            del program
-            for machine in machines:
-                yield from of(file, f"8 ResNet-50, {numbers}, C, {machine}", machine, Path(scratch) / "out")
+        for weights in ("incbin", "array"):  # the slow form last
+            for numbers, machines in MACHINES.items():
+                for machine in machines:
+                    case = f"8 ResNet-50, {numbers}, C, {machine}, {weights}"
+                    yield from of(files[numbers], case, machine, weights, Path(scratch) / f"{numbers} {machine} {weights}")
 
 
-def of(file: Path, case: str, machine: str, folder: Path) -> Iterator[Row]:
+def of(file: Path, case: str, machine: str, weights: str, folder: Path) -> Iterator[Row]:
     """Exported by the command line, which loads all that it needs, and compiled by ``make``."""
-    for weights in ("incbin", "array"):
-        where, limited = folder / weights, weights == "incbin"
-        karui = [sys.executable, "-m", "karui", "export", str(file), "--to", "c", "--target", machine, "-o", str(where)]
-        for figure, command, limit in (
-            ("export", karui if limited else [*karui, "--weights", weights], EXPORT),
-            ("compile", ["make", "-s", "-C", str(where / "c")], COMPILE),
-        ):
-            try:
-                found = effort(command)
-            except ToolError as reason:
-                yield skipped(f"{case}, {weights}", f"{figure}: {reason}")
-                break
-            if not limited:
-                yield Row(case=f"{case}, {weights}", figure=f"{figure}, time", value=found.seconds, unit="s")
-                yield Row(case=f"{case}, {weights}", figure=f"{figure}, memory", value=found.peak / 1e9, unit="GB")
-                continue
-            yield at_most(f"{case}, {weights}", f"{figure}, time", found.seconds, limit, "s")
-            if figure == "export":
-                yield at_most(f"{case}, {weights}", "export, memory", found.peak / 1e9, MEMORY / 1e9, "GB")
-            else:
-                yield Row(case=f"{case}, {weights}", figure="compile, memory", value=found.peak / 1e9, unit="GB")
+    limited = weights == "incbin"
+    karui = [sys.executable, "-m", "karui", "export", str(file), "--to", "c", "--target", machine, "-o", str(folder)]
+    for figure, command, limit in (
+        ("export", karui if limited else [*karui, "--weights", weights], EXPORT),
+        ("compile", ["make", "-s", "-C", str(folder / "c")], COMPILE),
+    ):
+        try:
+            found = effort(command)
+        except ToolError as reason:
+            yield skipped(case, f"{figure}: {reason}")
+            break
+        if not limited:
+            yield Row(case=case, figure=f"{figure}, time", value=found.seconds, unit="s")
+            yield Row(case=case, figure=f"{figure}, memory", value=found.peak / 1e9, unit="GB")
+            continue
+        yield at_most(case, f"{figure}, time", found.seconds, limit, "s")
+        if figure == "export":
+            yield at_most(case, "export, memory", found.peak / 1e9, MEMORY / 1e9, "GB")
+        else:
+            yield Row(case=case, figure="compile, memory", value=found.peak / 1e9, unit="GB")
 
 
 WATCH = """
