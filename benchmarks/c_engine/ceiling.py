@@ -27,7 +27,9 @@ def rows(quick: bool) -> Iterator[Row]:
         with TemporaryDirectory() as scratch:
             artefact = c_target.write(program, Path(scratch), machine=machine)
             times = layer_times(artefact, random_inputs(program, 1), seconds=1.0 if quick else SECONDS)
-        found = {op.name: _macs(program, op) / ns / ceiling for op, ns in zip(program.ops, times, strict=True) if _large(program, op)}
+        found = {
+            op.name: float(_macs(program, op) / ns / ceiling) for op, ns in zip(program.ops, times, strict=True) if _large(program, op)
+        }
         for layer, share in found.items():
             yield at_least(f"{case}, {layer}", "MAC/ns / ceiling", share, 0.6)
 
