@@ -1,4 +1,4 @@
-"""Line 4: bytes of each artefact: text and read-only data of C, beside the .onnx file of the same network."""
+"""Line 4: bytes of each artefact: text and read-only data of C, beside the .onnx and .tflite files of the same network."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ from benchmarks.c_engine.subjects import SHAPES, shape
 from benchmarks.harness import Row, skipped
 from karui.errors import ToolError
 from karui.export import c as c_target
+from karui.export import litert as litert_target
 from karui.export import onnx as onnx_target
 from karui.program import codec
 from karui.run import host
@@ -24,9 +25,8 @@ def rows(quick: bool) -> Iterator[Row]:
             continue
         with TemporaryDirectory() as scratch:
             yield Row(case=f"4 {name}", figure=".karui file", value=len(codec.encode(program)), unit="B")
-            yield Row(
-                case=f"4 {name}", figure=".onnx file", value=onnx_target.write(program, Path(scratch) / "o").main.stat().st_size, unit="B"
-            )
+            for file in (onnx_target.write(program, Path(scratch) / "o").main, litert_target.write(program, Path(scratch) / "t").main):
+                yield Row(case=f"4 {name}", figure=f"{file.suffix} file", value=file.stat().st_size, unit="B")
             for machine in MACHINES:
                 library = host.build(c_target.write(program, Path(scratch) / machine, machine=machine))
                 yield Row(case=f"4 {name}, C, {machine}", figure="text and read-only data", value=library.bytes, unit="B")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.c_engine.elsewhere import deepsparse
-from benchmarks.c_engine.networks import theirs
+from benchmarks.c_engine.networks import in_litert, theirs
 from benchmarks.c_engine.subjects import SAMPLES, Shape, shape
 from benchmarks.harness import Row, at_least, at_most, skipped
 from karui.compress.prune.weights import Prune
@@ -77,7 +77,7 @@ def of_network(name: str) -> Iterator[Row]:
     first, *_, last = [n for n, w in subject.network.parameters().items() if w.dim() > 1]
     ends = tuple(n.removesuffix(".weight") for n in (first, last))
     with TemporaryDirectory() as scratch:
-        calls = dict(theirs(subject, Path(scratch)))
+        calls = dict(theirs(subject, Path(scratch))) | dict(in_litert(subject.integer(), Path(scratch) / "litert"))
         for sparsity in (0.0, 0.8, 0.9):
             program = subject.integer(
                 *([Prune(sparsity=sparsity, pattern=PATTERN, allocation="uniform", exclude=ends)] if sparsity else [])

@@ -30,7 +30,7 @@ from tests.program.weights import SUPPORTS, VALUES, make_weight
 
 BATCH = 100
 HOST = (("x86-64-v3", ()), ("x86-64-v4", ()), ("x86-64-v4, its plain set", ("-DMODEL_PLAIN",)))
-EMULATED = (("pi4", "cortex-a72"), ("pi5", "cortex-a76"))
+EMULATED = (("pi4", "cortex-a72"), ("pi5", "cortex-a76"), ("cortex-m4", "cortex-m4"), ("cortex-m7", "cortex-m7"))
 COUNTS = {"host": (10_000, 100), "qemu": (300, 100)}  # of the full run, of a quick one
 
 

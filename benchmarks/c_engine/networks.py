@@ -61,8 +61,13 @@ def ours(program: Program, folder: Path) -> Iterator[tuple[str, Callable[[], obj
         if machine == MACHINES[-1]:
             yield f"C, {machine}, two threads", host.build(artefact, flags=(*host.FLAGS, *TWO)).call(sample)
     yield "onnxruntime QDQ", ort.load(onnx_target.write(program, folder / "qdq")).call(sample)
+    yield from in_litert(program, folder / "litert")
+
+
+def in_litert(program: Program, folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """An integer program as our file in LiteRT, if that is here."""
     try:
-        yield "LiteRT int8", litert.load(litert_target.write(program, folder / "litert")).call(sample)
+        yield "LiteRT int8", litert.load(litert_target.write(program, folder)).call(random_inputs(program, 1))
     except ToolError:
         return
 

@@ -249,8 +249,8 @@ def bench(run: str | Path) -> list[Bench]:
 def bench_on(run: str | Path, places: Sequence[str]) -> list[Placed]:
     """A run's program in C and the float original at each place: bytes, arena, latency, and whether they answer as the interpreter does.
 
-    places: ``host``, processors in QEMU (``pi4``, ``pi5``), or devices: ``ssh://user@host:port``. A place that can't be reached is a row
-    that says why. Raises RecipeError for one that isn't known, before anything is tried.
+    places: of ``run.places.PLACES`` (this host, processors in QEMU), or devices: ``ssh://user@host:port``. A place that can't be reached is
+    a row that says why. Raises RecipeError for one that isn't known, before anything is tried.
     """
     opened, found = Run.open(run), {name: place_of(name) for name in places}
     with opened.lock():

@@ -1,4 +1,4 @@
-"""C on ARM processors in QEMU: the interpreter's integers on each of them, and no instruction that they don't have."""
+"""C on ARM processors in QEMU, with a system and without: the interpreter's integers on each, and no instruction that they don't have."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,19 @@ from tests.program import builders
 from tests.program.weights import SUPPORTS
 
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="needs QEMU: apt-get install qemu-user")
-PLACES = [("portable", "cortex-a72"), ("pi4", "cortex-a72"), ("pi5", "cortex-a72"), ("pi5", "cortex-a76")]
+needs_boards = pytest.mark.skipif(shutil.which("qemu-system-arm") is None, reason="needs QEMU: apt-get install qemu-system-arm")
+FASTEST = [
+    pytest.param("pi4", "cortex-a72", marks=needs_qemu),
+    pytest.param("pi5", "cortex-a76", marks=needs_qemu),
+    pytest.param("cortex-m4", "cortex-m4", marks=needs_boards),
+]
+PLACES = [
+    *FASTEST,
+    pytest.param("portable", "cortex-a72", marks=needs_qemu),
+    pytest.param("pi5", "cortex-a72", marks=needs_qemu),
+    pytest.param("portable", "cortex-m4", marks=needs_boards),
+    pytest.param("cortex-m7", "cortex-m7", marks=needs_boards),
+]
 
 
 def same(p: Program, folder: Path, machine: str, processor: str, flags: tuple[str, ...] = ("-O1",)) -> qemu.Emulated | bare.Bare:
@@ -29,20 +41,17 @@ def same(p: Program, folder: Path, machine: str, processor: str, flags: tuple[st
     return emulated
 
 
-@needs_qemu
 @pytest.mark.parametrize(("machine", "processor"), PLACES)
 def test_sizes(machine: str, processor: str, tmp_path: Path) -> None:
     same(merged(SIZES), tmp_path, machine, processor)
 
 
-@needs_qemu
 @pytest.mark.parametrize(("machine", "processor"), PLACES)
 def test_signs(machine: str, processor: str, tmp_path: Path) -> None:
     same(merged(SIGNS | {name: p for name, (p, _) in STACKS.items()}), tmp_path, machine, processor)
 
 
-@needs_qemu
-@pytest.mark.parametrize(("machine", "processor"), [("pi4", "cortex-a72"), ("pi5", "cortex-a76")])
+@pytest.mark.parametrize(("machine", "processor"), FASTEST)
 @pytest.mark.parametrize("support", SUPPORTS)
 def test_every_pair(support: str, machine: str, processor: str, tmp_path: Path) -> None:
     same(all_pairs(support, integer=True), tmp_path, machine, processor)

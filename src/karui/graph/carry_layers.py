@@ -216,7 +216,7 @@ def adopt(t: Tracer, node: fx.Node, axis: int, ids: Ids, at: fx.Node) -> bool:
     computed with entry by entry (``sqrt(variance + eps)``) before the channels meet it.
     """
     steps: list[tuple[fx.Node, int]] = []
-    while (name := parameter_of(node)) is None:
+    while parameter_of(node) is None:
         found = _inside(t, node, axis)
         if found is None or t.shapes[found[0]][found[1]] != t.shapes[node][axis]:
             return False
@@ -228,7 +228,7 @@ def adopt(t: Tracer, node: fx.Node, axis: int, ids: Ids, at: fx.Node) -> bool:
     for each, place in steps:
         t.mend_size(each, 1, place, Along(axes=(place,), ids=ids), place)
     t.claim(node, axis, ids, at)
-    return name is not None
+    return True
 
 
 def _inside(t: Tracer, node: fx.Node, axis: int) -> tuple[fx.Node, int] | None:

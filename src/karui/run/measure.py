@@ -1,6 +1,7 @@
 """How long a call takes, and whether the machine is quiet enough to say so."""
 
 import os
+import random
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,9 +45,11 @@ def interleaved(calls: Mapping[Key, Call], *, seconds: float = SECONDS) -> dict[
     repeats = {key: _warmed(call) for key, call in calls.items()}
     found: dict[Key, list[float]] = {key: [] for key in calls}
     end = time.perf_counter() + seconds * len(calls)
+    turn, order = list(calls.items()), random.Random(0)
     while time.perf_counter() < end or any(len(times) < 5 for times in found.values()):
-        for key, call in calls.items():
+        for key, call in turn:
             found[key].append(_once(call, repeats[key]))
+        order.shuffle(turn)  # what one leaves in the caches shall not always be the same one's gain or loss
     return {key: timing(times) for key, times in found.items()}
 
 

@@ -34,7 +34,7 @@ def _named(network: Network, read: Reader, shapes: dict[Node, tuple[int, ...]], 
     if weights.args[1] not in (-1, rank - 1):
         return False
     scores, mask = _unmasked(read, weights.args[0])
-    scale, factors = read.product(scores, own=mask is None or len(scores.users) == 1)
+    scale, factors = read.product(scores, own=False)
     product = factors[0] if len(factors) == 1 else None
     if product is None or product.target not in _PRODUCTS or len(product.users) != 1 or scale <= 0:
         return False
