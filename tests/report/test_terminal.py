@@ -54,20 +54,26 @@ def test_bench_takes_rows_or_their_json() -> None:
 def test_places_in_one_table() -> None:
     equal = record.Parity(runner="host", samples=4, differing=0.0, greatest=0.0, ok=True)
     other = equal.model_copy(update={"ok": False, "greatest": 0.5})
+    nearly = equal.model_copy(update={"ok": None, "differing": 0.5, "greatest": 1e-7})
     times = {"median_ms": 0.5, "p10_ms": 0.4, "p90_ms": 0.7}
     rows = [
         record.Placed(place="host", form="int8", about="a PC", machine="x86-64-v4", bytes=1000, arena=64, **times),
+        record.Placed(place="host", form="float", about="a PC", machine="x86-64-v4", bytes=1000, arena=64, parity=nearly, **times),
         record.Placed(place="cortex-m4", form="int8", machine="cortex-m4", bytes=900, arena=64, instructions=1_230_000, parity=equal),
         record.Placed(place="pi4", form="int8", machine="pi4", bytes=800, arena=64, parity=other),
         record.Placed(place="ssh://pi@host", form="int8", note="no connection"),
     ]
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(terminal.places(rows))
-    host, m4, pi4, gone, about = [" ".join(line.split()) for line in console.export_text().splitlines() if line.strip()][-5:]
-    assert host.startswith("host x86-64-v4 int8 1.00 kB 64 B 0.500 ms 0.400 ms … 0.700 ms")
-    assert m4 == "cortex-m4 cortex-m4 int8 900 B 64 B emulated 1.23 M instructions gives the same outputs"
-    assert "emulated — gives other outputs, by up to 50 % of the largest" in pi4
-    assert gone.startswith("ssh://pi@host int8 — — — — no connection") and about == "host: a PC"
+    lines = [" ".join(line.split()) for line in console.export_text().splitlines() if line.strip()]
+    host, near, m4, pi4, gone, *below = lines[2:]
+    assert host == "host int8 1.00 kB 64 B 0.500 ms 0.400 … 0.700 ms —"
+    assert near == "host float 1.00 kB 64 B 0.500 ms 0.400 … 0.700 ms ± 1e-07"
+    assert m4 == "cortex-m4 int8 900 B 64 B emulated 1.23 M instr. yes"
+    assert pi4 == "pi4 int8 800 B 64 B emulated — no"
+    assert gone == "ssh://pi@host int8 — — — — failed"
+    assert below[0] == "host: a PC, C for x86-64-v4"
+    assert " ".join(below[1:]) == "pi4, int8: gives other outputs, by up to 50 % of the largest ssh://pi@host: no connection"
 
 
 def test_a_runtime_that_is_missing_says_so_under_the_table() -> None:

@@ -91,25 +91,39 @@ def ceilings(table: Ceilings) -> dict[str, str]:
 
 
 def places(rows: Sequence[Placed]) -> Table:
-    """Each form at each place."""
-    table = _table("place", "C for", "form", "bytes", "arena", "median", "10 % … 90 %", "like the interpreter", right=4)
-    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
+    """Each form at each place, in 80 columns; what takes a sentence stands under the table."""
+    table = _table("place", "form", "bytes", "arena", "median", "10 % … 90 %", "equal", right=3)
+    table.columns[0].min_width, table.columns[1].no_wrap, table.columns[-1].justify = 9, True, "left"
+    table.collapse_padding, table.show_edge = True, False
+    below: list[str] = []
     for r in rows:
         told = [words.milliseconds(r.median_ms), _spread(r)]
         if r.median_ms is None and not r.note:
-            told = ["emulated", words.MISSING if r.instructions is None else f"{words.amount(r.instructions)} instructions"]
-        equal = "" if r.parity is None else words.parity(r.parity.ok, r.parity.differing, r.parity.greatest)
-        table.add_row(r.place, r.machine, r.form, words.size(r.bytes), words.size(r.arena), *told, Text(r.note or equal, _style(r)))
-    table.caption = "\n".join(dict.fromkeys(f"{r.place}: {r.about}" for r in rows if r.about))
+            told = ["emulated", words.MISSING if r.instructions is None else f"{words.amount(r.instructions)} instr."]
+        table.add_row(r.place, r.form, words.size(r.bytes), words.size(r.arena), *told, _equal(r))
+        below += [f"{r.place}: {r.about}, C for {r.machine}"] if r.about else []
+        below += [r.note if r.place in r.note else f"{r.place}: {r.note}"] if r.note else []
+        if r.parity and r.parity.ok is False:
+            below.append(f"{r.place}, {r.form}: {words.parity(r.parity.ok, r.parity.differing, r.parity.greatest)}")
+    table.caption, table.caption_justify = Text("\n".join(dict.fromkeys(below))), "left"
     return table
 
 
-def _style(row: Placed) -> str:
-    return "red" if row.note or (row.parity and row.parity.ok is False) else ""
+def _equal(row: Placed) -> Text:
+    """Whether the answers are the interpreter's, and if floats need not be, how near they come."""
+    if row.parity is None:
+        return Text("failed", "red") if row.note else Text(words.MISSING)
+    if row.parity.ok is False:
+        return Text("no", "red")
+    return Text("yes" if not row.parity.greatest else f"± {row.parity.greatest:.0e}")
 
 
 def _spread(row: Bench | Placed) -> str:
-    return f"{words.milliseconds(row.p10_ms)} … {words.milliseconds(row.p90_ms)}" if row.p10_ms is not None else words.MISSING
+    if row.p10_ms is None:
+        return words.MISSING
+    low, high = words.milliseconds(row.p10_ms), words.milliseconds(row.p90_ms)
+    (number, unit), same = low.split(), high.split()[-1]
+    return f"{number if unit == same else low} … {high}"
 
 
 def _table(*columns: str, right: int, title: str | None = None) -> Table:
