@@ -1,11 +1,14 @@
 """What this machine reaches: measured, and near to what its kernels took."""
 
+import platform
+from pathlib import Path
+
 import pytest
 
 from karui.errors import ToolError
 from karui.export import ceilings
 from karui.export.machines import MACHINES
-from karui.run import calibrate
+from karui.run import calibrate, compiler
 
 
 @pytest.mark.slow
@@ -19,6 +22,27 @@ def test_a_table_of_this_machine(machine: str, tmp_path: object) -> None:
     assert peaks["l1"] > peaks["dram"]
     assert 0 < found.costs["panels.mac"] and 1 / found.costs["panels.mac"] < 1.5 * peaks["int8"]
     assert found.error is not None and found.error < 0.5
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64")
+@pytest.mark.parametrize(
+    ("loop", "word", "each"),
+    [
+        ("int8_x86_64_v3", "vpmaddwd", 16),
+        ("float_x86_64_v3", "vfmadd", 8),
+        ("int8_x86_64_v4", "vpdpbusd", 64),
+        ("float_x86_64_v4", "vfmadd", 16),
+        ("binary_x86_64_v3", "vpshufb", 128),
+        ("popcount_x86_64_v3", "popcnt", 64),
+    ],
+)
+def test_a_loop_does_what_it_is_counted_for(loop: str, word: str, each: int, tmp_path: Path) -> None:
+    """A compiler leaves out a chain whose end nobody reads; the ceiling would be too high."""
+    text = tmp_path / "loops.s"
+    compiler.compile_c(compiler.find(), ["-O3", "-S", "-o", text, Path(calibrate.__file__).with_name("ceilings.c")], what="ceilings.c")
+    body = text.read_text().partition(f"\n{loop}:")[2].partition(f".size\t{loop}")[0]
+    macs = {name: macs for found in calibrate.LOOPS.values() for name, macs in [*found.values(), calibrate._COUNT]}[loop]
+    assert sum(word in line for line in body.splitlines()) * each == macs
 
 
 def test_another_processor_is_refused() -> None:

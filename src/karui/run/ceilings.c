@@ -24,10 +24,11 @@ AVX2 int32_t int8_x86_64_v3(int32_t n, const void *data)
         TEN(S)
     }
 #undef S
-#define S(k) a0 = _mm256_xor_si256(a0, a##k);
+    __m256i all = y;
+#define S(k) all = _mm256_xor_si256(all, a##k);
     TEN(S)
 #undef S
-    return _mm256_extract_epi32(a0, 0);
+    return _mm256_extract_epi32(all, 0);
 }
 
 /* 10 × 8 MACs. */
@@ -43,10 +44,11 @@ AVX2 int32_t float_x86_64_v3(int32_t n, const void *data)
         TEN(S)
     }
 #undef S
-#define S(k) a0 = _mm256_xor_ps(a0, a##k);
+    __m256 all = y;
+#define S(k) all = _mm256_xor_ps(all, a##k);
     TEN(S)
 #undef S
-    return _mm256_extract_epi32(_mm256_castps_si256(a0), 0);
+    return _mm256_extract_epi32(_mm256_castps_si256(all), 0);
 }
 
 /* Bits that differ, counted by tables of 16 entries: 4 × 256 MACs. */
@@ -101,10 +103,11 @@ AVX512 int32_t int8_x86_64_v4(int32_t n, const void *data)
         TEN(S)
     }
 #undef S
-#define S(k) a0 = _mm512_xor_si512(a0, a##k);
+    __m512i all = y;
+#define S(k) all = _mm512_xor_si512(all, a##k);
     TEN(S)
 #undef S
-    return _mm512_reduce_add_epi32(a0);
+    return _mm512_reduce_add_epi32(all);
 }
 
 /* 10 × 16 MACs. */
