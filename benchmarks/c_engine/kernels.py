@@ -1,0 +1,226 @@
+"""Each kind of layer on each set of instructions: how many times faster than portable C, or the word "portable" where it is that.
+
+Of processors that are here by time, one thread; of a Cortex-M4 in QEMU by instructions.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Row, skipped
+from karui.errors import ToolError
+from karui.export import c as c_target
+from karui.program.program import (
+    Affine,
+    AffineValues,
+    Array,
+    Block,
+    CodebookValues,
+    Element,
+    NofM,
+    Program,
+    SignValues,
+    Support,
+    TernaryValues,
+    Values,
+    Weight,
+)
+from karui.run import bare, calibrate, host, measure
+from tests.export.many import inputs_of
+from tests.export.test_c_machines import convolution, sums
+from tests.export.test_c_signs import layer
+from tests.program.single_op import affine, codes, floats, int8, normal, tensor
+from tests.program.single_op import program as single
+
+EMULATED = (("cortex-m4", "cortex-m4"),)
+SIDE, CHANNELS = 14, 64  # of the layers
+_SAID = re.compile(r"/\*.*?\*/", re.S)
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """A row for each kind and machine."""
+    for name, make in KINDS.items():
+        program = make()
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            yield from on_host(name, program, folder, 0.1 if quick else 0.5)
+            yield from on_boards(name, program, folder)
+
+
+def on_host(name: str, program: Program, folder: Path, seconds: float) -> Iterator[Row]:
+    """Ratios of times."""
+    x = inputs_of(program, 1)
+    artefacts = {machine: c_target.write(program, folder / machine, machine=machine) for machine in ("portable", *calibrate.machines())}
+    timings = measure.interleaved({m: host.build(each).call(x) for m, each in artefacts.items()}, seconds=seconds)
+    for machine, artefact in artefacts.items():
+        if machine == "portable":
+            yield Row(case=f"0 {name}, portable", figure="latency", value=timings[machine].median_ms, unit="ms")
+            continue
+        ratio = timings["portable"].median_ms / timings[machine].median_ms
+        same = _text(artefact.main) == _text(artefacts["portable"].main)
+        yield Row(
+            case=f"0 {name}, {machine}", figure="portable / it, latency", value="portable" if same else ratio, unit="" if same else "x"
+        )
+
+
+def on_boards(name: str, program: Program, folder: Path) -> Iterator[Row]:
+    """Ratios of instructions."""
+    x = inputs_of(program, 1)
+    for machine, processor in EMULATED:
+        case, figure = f"0 {name}, {machine}", "portable / it, instructions"
+        plain = c_target.write(program, folder / "plain", machine="portable")
+        ours = c_target.write(program, folder / machine, machine=machine)
+        if _text(plain.main) == _text(ours.main):
+            yield Row(case=case, figure=figure, value="portable")
+            continue
+        try:
+            spent = [bare.build(each, processor).count(x).instructions[0] for each in (plain, ours)]
+        except ToolError as reason:
+            yield skipped(case, str(reason))
+            continue
+        yield Row(case=case, figure=figure, value=spent[0] / spent[1], unit="x")
+
+
+def _text(source: Path) -> str:
+    """What is compiled: a machine's name stands in comments."""
+    return _SAID.sub("", source.read_text(encoding="utf-8"))
+
+
+def dense(**geometry: Any) -> Program:
+    """An int8 convolution."""
+    return convolution(SIDE, SIDE, CHANNELS, CHANNELS, **geometry)
+
+
+def formed(form: Callable[[Array], tuple[Values, Support | None]]) -> Program:
+    """The same with another form of weights."""
+    p = dense()
+    w = p.weights["weight"]
+    values, support = form(w.codes().astype(np.int8))
+    changed = replace(w, values=values) if support is None else replace(w, values=values, support=support)
+    return Program(**{**vars(p), "weights": {"weight": changed}})
+
+
+def affine_of(bits: int) -> Callable[[Array], tuple[Values, None]]:
+    """Codes of fewer bits."""
+    return lambda w: (_codes(w >> (8 - bits), bits), None)
+
+
+def sparse(kind: str) -> Callable[[Array], tuple[Values, Support]]:
+    """Int8 with zeros: four of five blocks of 16 × 4 or 1 × 4, nine of ten single weights, or half of each four."""
+
+    def form(w: Array) -> tuple[Values, Support]:
+        rng, flat = np.random.default_rng(0), w.reshape(len(w), -1)
+        if kind == "n:m":
+            mask = rng.random((*flat.shape[:1], flat.shape[1] // 4, 4)).argsort(-1).argsort(-1).reshape(w.shape) < 2
+            return _codes(w * mask, 8), NofM(n=2, m=4, mask=mask)
+        if kind == "element":
+            mask = rng.random(w.shape) < 0.1
+            return _codes(w * mask, 8), Element(mask=mask)
+        high = {"16x4": 16, "1x4": 1}[kind]
+        stay = rng.random((flat.shape[0] // high, flat.shape[1] // 4)) < 0.2
+        mask = np.repeat(np.repeat(stay, high, 0), 4, 1).reshape(w.shape)
+        return _codes(w * mask, 8), Block(rows=high, columns=4, mask=mask)
+
+    return form
+
+
+def signs(w: Array) -> tuple[Values, None]:
+    """−1 and +1."""
+    return SignValues(codes=np.where(w < 0, -1, 1).astype(np.int8), scale=_scale(w)), None
+
+
+def ternary(w: Array) -> tuple[Values, None]:
+    """−1, 0 and +1, one scale a channel."""
+    return TernaryValues(codes=np.sign(w // 64).astype(np.int8), positive=_scale(w), negative=_scale(w)), None
+
+
+def two_scales(w: Array) -> tuple[Values, None]:
+    """−1, 0 and +1, a scale for each sign."""
+    return TernaryValues(codes=np.sign(w // 64).astype(np.int8), positive=_scale(w), negative=2 * _scale(w)), None
+
+
+def palette(w: Array) -> tuple[Values, None]:
+    """Sixteen shared values."""
+    book = np.arange(-120, 136, 16).astype(np.int8)
+    return CodebookValues(index=((w.astype(np.int16) + 128) >> 4).astype(np.uint8), codebook=book, scale=_scale(w)), None
+
+
+def linear(make: Callable[[Array], Values], inputs: int = 512, outputs: int = 512) -> Program:
+    """A linear layer of codes."""
+    x, y = tensor("x", (inputs,), affine(0.05, 3)), tensor("y", (outputs,), affine(0.2, -5))
+    return single("linear", [x], [y], {"weight": make(np.maximum(codes(outputs, inputs), -127))}, clamp=[-128, 127])
+
+
+def in_floats(share: float) -> Program:
+    """A float convolution of which so many weights are there."""
+    data = normal(CHANNELS, 3, 3, CHANNELS)
+    mask = np.random.default_rng(0).random(data.shape) < share
+    ends = [tensor("x", (SIDE, SIDE, CHANNELS), None)], [tensor("y", (SIDE, SIDE, CHANNELS), None)]
+    a: dict[str, Any] = {"stride": [1, 1], "padding": [1, 1, 1, 1], "dilation": [1, 1], "groups": 1, "clamp": [0.0, None]}
+    p = single("conv2d", *ends, {"weight": floats(data * mask)}, **a)
+    if share == 1:
+        return p
+    w: Weight = replace(p.weights["weight"], support=Element(mask=mask))
+    return Program(**{**vars(p), "weights": {"weight": w}})
+
+
+def pooled(kind: str) -> Program:
+    """Windows of 2 × 2."""
+    x = tensor("x", (28, 28, CHANNELS), affine(0.05, 3))
+    y = tensor("y", (SIDE, SIDE, CHANNELS), affine(0.05, 3))
+    more: dict[str, Any] = {"count_include_pad": True, "clamp": None} if kind == "avg_pool2d" else {}
+    return single(kind, [x], [y], kernel=[2, 2], stride=[2, 2], padding=[0, 0, 0, 0], **more)
+
+
+def table() -> Program:
+    """A function of int8 as 256 codes."""
+    ends = [tensor("x", (SIDE, SIDE, CHANNELS), affine(0.05, 3))], [tensor("y", (SIDE, SIDE, CHANNELS), affine(0.1, 1))]
+    return single("lookup", *ends, {"table": int8(codes(256), 0.1)})
+
+
+def quantized() -> Program:
+    """Floats to codes."""
+    return single("quantize", [tensor("x", (SIDE, SIDE, CHANNELS), None)], [tensor("y", (SIDE, SIDE, CHANNELS), affine(0.1, 1))])
+
+
+def _codes(w: Array, bits: int) -> AffineValues:
+    return AffineValues(bits=bits, codes=w.astype(np.int8), scale=_scale(w), zero_point=np.zeros(len(w), np.int32))
+
+
+def _scale(w: Array) -> Array:
+    return np.linspace(0.001, 0.004, len(w)).astype(np.float32)
+
+
+ONE = Affine(bits=1, scale=0.5, zero_point=0)
+KINDS: dict[str, Callable[[], Program]] = {
+    "int8, 3x3": dense,
+    "int8, 1x1": lambda: dense(kernel=(1, 1), padding=[0, 0, 0, 0]),
+    "int8, depthwise 3x3": lambda: dense(groups=CHANNELS),
+    "int8, linear": lambda: linear(lambda w: _codes(w, 8)),
+    "one bit x one bit, 3x3": lambda: layer((SIDE, SIDE, CHANNELS), CHANNELS, ONE),
+    "one bit x one bit, linear": lambda: layer((512,), 512, ONE),
+    "one bit x int8, 3x3": lambda: formed(signs),
+    "one bit x int8, linear": lambda: linear(lambda w: signs(w)[0]),
+    "ternary x int8, 3x3": lambda: formed(ternary),
+    "ternary of two scales x int8, 3x3": lambda: formed(two_scales),
+    "blocks of 16x4, 80% zeros, 3x3": lambda: formed(sparse("16x4")),
+    "blocks of 1x4, 80% zeros, 3x3": lambda: formed(sparse("1x4")),
+    "2 of 4, 3x3": lambda: formed(sparse("n:m")),
+    "single weights, 90% zeros, 3x3": lambda: formed(sparse("element")),
+    "4 bits x int8, 3x3": lambda: formed(affine_of(4)),
+    "4 bits x int8, linear": lambda: linear(lambda w: _codes(w >> 4, 4)),
+    "2 bits x int8, 3x3": lambda: formed(affine_of(2)),
+    "palette of 16 x int8, 3x3": lambda: formed(palette),
+    "float, 3x3": lambda: in_floats(1),
+    "float, single weights, 90% zeros, 3x3": lambda: in_floats(0.1),
+    "int8, add": lambda: sums((SIDE, SIDE, CHANNELS), 3),
+    "int8, max_pool2d 2x2": lambda: pooled("max_pool2d"),
+    "int8, avg_pool2d 2x2": lambda: pooled("avg_pool2d"),
+    "int8, table": table,
+    "float to int8": quantized,
+}
