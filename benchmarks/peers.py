@@ -96,6 +96,31 @@ def litert_static(network: Network, calibration: Part, folder: Path) -> tuple[Pa
     return done, time.perf_counter() - start
 
 
+def executorch(network: Network, calibration: Part, folder: Path) -> Callable[[np.ndarray], Any]:
+    """ExecuTorch's int8 by way of PT2E and XNNPACK, one thread: call it with one sample. Raises ToolError where it isn't installed."""
+    try:
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
+        from executorch.exir import to_edge_transform_and_lower
+        from executorch.extension.pybindings import portable_lib
+        from executorch.runtime import Runtime
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    except ImportError:
+        raise ToolError("ExecuTorch isn't installed here; in an environment for benchmarks: pip install executorch") from None
+    samples = [batch.inputs[0] for batch in calibration.batches(1)]
+    given = (samples[0],)
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    watched = prepare_pt2e(torch.export.export(network.module.eval(), given).module(), quantizer)
+    for sample in samples:
+        watched(sample)
+    exported = torch.export.export(convert_pt2e(watched), given)
+    file = folder / "int8.pte"
+    file.write_bytes(to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch().buffer)
+    portable_lib._unsafe_reset_threadpool(1)  # what its own benchmarks use: there is no other way
+    method = Runtime.get().load_program(file).load_method("forward")
+    return lambda x: method.execute([torch.from_numpy(x)])
+
+
 Answers = Callable[[np.ndarray], np.ndarray]  # one sample's
 
 
