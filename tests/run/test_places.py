@@ -9,11 +9,12 @@ from karui.errors import RecipeError
 from karui.export import c
 from karui.export.machines import MACHINES
 from karui.program.interpreter import run
-from karui.run import ssh
+from karui.run import laps, ssh
 from karui.run.places import PLACES, SAME, Told, place_of
 from tests.export.many import agree, inputs_of
 from tests.program import builders
 
+needs_user = pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="needs QEMU: apt-get install qemu-user")
 LENET = builders.lenet(integer=True, sparsity=0.8)
 
 
@@ -30,11 +31,23 @@ def test_this_machine(tmp_path: Path) -> None:
     assert found.machine in MACHINES and found.bytes > 1000 and found.arena > 0
 
 
-@pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="needs QEMU: apt-get install qemu-user")
+@needs_user
 @pytest.mark.parametrize("name", ["pi4", "cortex-a76"])
 def test_emulated(name: str, tmp_path: Path) -> None:
     found = told(name, tmp_path, 1)
-    assert found.timing is None and found.machine == SAME.get(name, name) and found.about.endswith("in QEMU")
+    assert (
+        found.timing is None
+        and found.machine == SAME.get(name, name)
+        and found.about.endswith("in QEMU, instructions of one sample counted")
+    )
+    assert found.instructions and found.instructions > 10_000
+
+
+@needs_user
+def test_without_plugins_answers_are_told_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(laps, "plugin", lambda folder: folder / "nothing.so")
+    found = told("pi4", tmp_path, 1)
+    assert found.instructions is None and "doesn't take the plugin that counts instructions" in found.about
 
 
 @pytest.mark.skipif(shutil.which("qemu-system-arm") is None, reason="needs QEMU: apt-get install qemu-system-arm")

@@ -4,7 +4,6 @@ QEMU counts instructions, exactly and the same each time; how many cycles they t
 Cortex-M7) it doesn't know. The board's start code, its memory and the little that stands in for a C library are in the folder ``board``.
 """
 
-import re
 import shutil
 import subprocess
 import tempfile
@@ -20,7 +19,7 @@ from karui.errors import RecipeError, ToolError
 from karui.export.artifact import Artifact
 from karui.program.program import Array
 from karui.run import compiler as compilers
-from karui.run import cross, host
+from karui.run import cross, host, laps
 from karui.run.cross import FLAGS, SECONDS
 from karui.run.elf import sections
 
@@ -35,7 +34,6 @@ STOPPED = {
     99: "the program reaches for memory that isn't there",
     100: "the processor stopped it",
 }
-_OP = re.compile(r"^    /\* (?P<name>.+): (?P<kind>\w+), \S+.* → .*\*/\n", re.M)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +60,9 @@ PROCESSORS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counted:
-    """What runs came to. instructions: of ``run``, one number a sample. layers: (name, kind, instructions of the first sample), where they
-    were asked for. stack: bytes beneath the caller's frame that the deepest run has written.
-    """
+class Counted(laps.Counted):
+    """stack: bytes beneath the caller's frame that the deepest run has written."""
 
-    outputs: list[Array]
-    instructions: tuple[int, ...]
-    layers: tuple[tuple[str, str, int], ...]
     stack: int
 
 
@@ -91,15 +84,14 @@ class Bare(host.Compiled):
         """The same, with what it took."""
         ports, count = self.signature.outputs, len(inputs[0])
         answers = sum(int(np.prod(port.shape)) * np.dtype(port.dtype).itemsize for port in ports)
-        length = answers + 4 * (2 + 3 + len(self.layers))
+        length = answers + 4 * (2 + laps.AROUND + len(self.layers))
         rows = np.frombuffer(self._answers(cross.fed(self.signature, inputs), count * length), np.uint8).reshape(count, length)
         outputs = cross.answered(self.signature, rows[:, :answers].tobytes(), count)
         assert outputs is not None  # the length was checked
         numbers = rows[:, answers:]
         told = np.ascontiguousarray(numbers).view(np.uint32)
-        ticks, stack, laps = told[:, 0], int(told[:, 1].max()), told[0, 2:].astype(np.int64)
-        empty, steps = laps[1] - laps[0], np.diff(laps[2:])
-        each = tuple((*layer, _instructions(step - empty)) for layer, step in zip(self.layers, steps, strict=True))
+        ticks, stack = told[:, 0], int(told[:, 1].max())
+        each = tuple((name, kind, _instructions(took)) for name, kind, took in laps.per_layer(told[0, 2:].tolist(), self.layers))
         return Counted(outputs=outputs, instructions=tuple(map(_instructions, ticks.tolist())), layers=each, stack=stack)
 
     def _answers(self, samples: bytes, length: int) -> bytes:
@@ -140,11 +132,11 @@ def build(artifact: Artifact, processor: str, *, flags: Sequence[str] = FLAGS, l
         raise ToolError(f"'{EMULATOR}' was not found; {CURE}")
     header = artifact.main.with_suffix(".h")
     signature, text = host.read_header(header), artifact.main.read_text(encoding="utf-8")
-    text, ops = _with_laps(text, signature.name) if layers else (text, ())
+    text, ops = laps.with_laps(text, signature.name) if layers else (text, ())
     kept = tempfile.TemporaryDirectory(prefix="karui-")
     folder = Path(kept.name)
     (folder / artifact.main.name).write_text(text, encoding="utf-8")
-    (folder / "main.c").write_text(around(signature, laps=len(ops)), encoding="utf-8")
+    (folder / "main.c").write_text(around(signature, ops=len(ops)), encoding="utf-8")
     command = cross.compiler_for(found.target)
     with as_file(files("karui.run") / "board") as board:
         common: list[str | Path] = [*flags, "-fomit-frame-pointer", "-fno-asynchronous-unwind-tables", "-fno-sanitize=all"]
@@ -161,7 +153,7 @@ def build(artifact: Artifact, processor: str, *, flags: Sequence[str] = FLAGS, l
     return Bare(signature=signature, sections=sections(*model), processor=found, binary=folder / "program", layers=ops, _kept=kept)
 
 
-def around(signature: host.Signature, laps: int = 0) -> str:
+def around(signature: host.Signature, ops: int = 0) -> str:
     """A program that reads samples from ``in.bin``, as they lie in memory, and writes to ``out.bin``, for each: its answers, then as uint32
     the ticks and the stack's bytes of its run, and the ticks at two laps before the run and at its ops' ends.
     """
@@ -177,10 +169,10 @@ def around(signature: host.Signature, laps: int = 0) -> str:
 
 static int32_t arena[({upper}_ARENA_BYTES + 3) / 4];
 {buffers}
-static uint32_t facts[2 + 3 + {laps}], *lap;
+static uint32_t facts[2 + {laps.AROUND} + {ops}], *lap;
 
-void board_lap(void);
-void board_lap(void)
+void {laps.CALL}(void);
+void {laps.CALL}(void)
 {{
     *lap++ = board_ticks();
 }}
@@ -208,12 +200,12 @@ int main(void)
         int failed;
 {reset}        deepest(1);
         lap = facts + 2;
-        board_lap();
-        board_lap();
+        {laps.CALL}();
+        {laps.CALL}();
         start = board_ticks();
         failed = {name}_run({", ".join([*(port.name for port in ports), "arena"])});
         facts[0] = board_ticks() - start;
-        board_lap();
+        {laps.CALL}();
         facts[1] = deepest(0);
         if (failed)
             return 2;
@@ -223,14 +215,6 @@ int main(void)
     return 0;
 }}
 """
-
-
-def _with_laps(text: str, name: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The source of a model with a call before each op, and the ops' names and kinds."""
-    start = text.index(f"int {name}_run(")
-    head, body = text[:start], text[start:]
-    ops = tuple((found["name"], found["kind"]) for found in _OP.finditer(body))
-    return head + "void board_lap(void);\n" + _OP.sub(lambda found: found[0] + "    board_lap();\n", body), ops
 
 
 def _instructions(ticks: int) -> int:

@@ -15,7 +15,7 @@ from karui.errors import ToolError
 from karui.export.artifact import Artifact
 from karui.program.program import Array
 from karui.run import compiler as compilers
-from karui.run import host, measure
+from karui.run import host, laps, measure
 from karui.run.elf import Sections, sections
 
 FLAGS = ("-O3",)
@@ -25,11 +25,12 @@ C_TYPES = {dtype: name for name, dtype in host.DTYPES.items()}
 
 @dataclass(frozen=True, kw_only=True)
 class Crossed:
-    """A compiled program. sections: of the model alone; binary: the program's file."""
+    """A compiled program. sections: of the model alone; binary: the program's file; layers: (name, kind) of ops with a lap before each."""
 
     signature: host.Signature
     sections: Sections
     binary: Path
+    layers: tuple[tuple[str, str], ...] = ()
 
 
 def compiler_for(triple: Sequence[str]) -> list[str]:
@@ -39,21 +40,31 @@ def compiler_for(triple: Sequence[str]) -> list[str]:
     return [*compilers.ziglang(), "-target", *triple]
 
 
-def compile_for(triple: Sequence[str], artifact: Artifact, folder: Path, *, timed: bool = False, flags: Sequence[str] = FLAGS) -> Crossed:
-    """Compile an artefact of target ``c`` into ``folder``. triple: what ziglang is told of the processor. timed: as ``around``.
+def compile_for(
+    triple: Sequence[str],
+    artifact: Artifact,
+    folder: Path,
+    *,
+    timed: bool = False,
+    lapped: bool = False,
+    layers: bool = False,
+    flags: Sequence[str] = FLAGS,
+) -> Crossed:
+    """Compile an artefact of target ``c`` into ``folder``. triple: what ziglang is told of the processor. timed, lapped: as ``around``.
+    layers: with a lap before each op, too.
 
     Raises ToolError without ziglang, or where the compiler fails.
     """
     command = compiler_for(triple)
-    header = artifact.main.with_suffix(".h")
+    header, ops = laps.copied(artifact, folder) if layers else (artifact.main.with_suffix(".h"), ())
     signature = host.read_header(header)
-    (folder / "main.c").write_text(around(signature, timed=timed), encoding="utf-8")
+    (folder / "main.c").write_text(around(signature, timed=timed, lapped=lapped), encoding="utf-8")
     model, main = host.objects(command, header, flags, folder), folder / "main.o"
     compilers.compile_c(
         command, [*host.STRICT, *flags, "-I", header.parent, "-c", "-o", main, folder / "main.c"], what=f"'{folder}/main.c'"
     )
     compilers.compile_c(command, ["-static", "-o", folder / "program", *model, main], what=f"'{artifact.main}'")
-    return Crossed(signature=signature, sections=sections(*model), binary=folder / "program")
+    return Crossed(signature=signature, sections=sections(*model), binary=folder / "program", layers=ops)
 
 
 # ── The program ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -98,6 +109,14 @@ static int measured(void)
 }}
 
 """
+LAP = """\
+void {call}(void);
+__attribute__((noinline)) void {call}(void)
+{{
+    __asm__ volatile("");
+}}
+
+"""
 CHOICE = """\
     alarm({seconds}); /* whoever waits for it may be gone */
     if (argc > 1) {{
@@ -109,11 +128,11 @@ CHOICE = """\
 """
 
 
-def around(signature: host.Signature, *, timed: bool = False) -> str:
+def around(signature: host.Signature, *, timed: bool = False, lapped: bool = False) -> str:
     """A program that reads samples from standard input, as they lie in memory, and writes answers likewise.
 
     timed: it needs POSIX, ends itself after ``SECONDS``, and called with an argument it reads one sample and writes the seconds that its
-    calls took, as doubles.
+    calls took, as doubles. lapped: it has the function that ``laps`` counts by, and calls it twice before each run and once after.
     """
     name, upper = signature.name, signature.name.upper()
     ports = [*signature.inputs, *signature.outputs]
@@ -123,7 +142,9 @@ def around(signature: host.Signature, *, timed: bool = False) -> str:
     reset = f"        {name}_reset(arena);\n" if signature.stateful else ""
     parts = {"seconds": measure.SECONDS, "warm_up": measure.WARM_UP, "least": measure.SHORTEST}
     parts["most"] = ceil(measure.SECONDS / measure.SHORTEST)
+    lap = f"        {laps.CALL}();\n" if lapped else ""
     choice = CHOICE.format(seconds=SECONDS, reads=reads, reset=reset) if timed else ""
+    more = (MEASURE.format(**parts) if timed else "") + (LAP.format(call=laps.CALL) if lapped else "")
     return f"""\
 {TIMED if timed else ""}#include <stdio.h>
 
@@ -137,12 +158,12 @@ static int run(void)
     return {name}_run({", ".join([*(port.name for port in ports), "arena"])});
 }}
 
-{MEASURE.format(**parts) if timed else ""}int main({"int argc, char **argv" if timed else "void"})
+{more}int main({"int argc, char **argv" if timed else "void"})
 {{
 {choice}    while ({reads}) {{
-{reset}        if (run())
+{reset}{lap}{lap}        if (run())
             return 2;
-{writes}
+{lap}{writes}
     }}
     return 0;
 }}

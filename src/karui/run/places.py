@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from karui.errors import RecipeError
+from karui.errors import RecipeError, ToolError
 from karui.export.artifact import Artifact
 from karui.program.program import Array
-from karui.run import bare, host, qemu, ssh
+from karui.run import host, qemu, ssh
 from karui.run.measure import Timing, latency
 
 Write = Callable[[str], Artifact]
@@ -57,18 +57,14 @@ def _here(write: Write, inputs: Sequence[Array]) -> Told:
 
 def _emulated(processor: str, machine: str, write: Write, inputs: Sequence[Array]) -> Told:
     made = qemu.build(write(machine), processor)
-    about = f"{processor} in QEMU"
-    return Told(machine=machine, about=about, bytes=made.bytes, arena=made.peak_ram, outputs=made.run(inputs))
-
-
-def _counted(processor: str, write: Write, inputs: Sequence[Array]) -> Told:
-    made = bare.build(write(processor), processor)
-    found = made.count(inputs)
-    about = f"{processor} in QEMU, instructions of one sample counted"
-    counts = sorted(found.instructions)
-    return Told(
-        machine=processor, about=about, bytes=made.bytes, arena=made.peak_ram, outputs=found.outputs, instructions=counts[len(counts) // 2]
-    )
+    try:
+        found = made.count(inputs)
+        outputs, counts, said = found.outputs, sorted(found.instructions), "instructions of one sample counted"
+    except ToolError as error:
+        outputs, counts, said = made.run(inputs), [], str(error)  # if it is the model that refuses, it does so again
+    about = f"{processor} in QEMU, {said}"
+    middle = counts[len(counts) // 2] if counts else None
+    return Told(machine=machine, about=about, bytes=made.bytes, arena=made.peak_ram, outputs=outputs, instructions=middle)
 
 
 def _behind_ssh(address: str, write: Write, inputs: Sequence[Array]) -> Told:
@@ -83,10 +79,14 @@ PLACES = {
     each.name: each
     for each in (
         Place(name="host", about="this machine, with the fastest kernels that it may have", tell=_here),
-        Place(name="pi4", about="Raspberry Pi 4: Cortex-A72 in QEMU", tell=partial(_emulated, "cortex-a72", "pi4")),
-        Place(name="pi5", about="Raspberry Pi 5: Cortex-A76 in QEMU", tell=partial(_emulated, "cortex-a76", "pi5")),
-        Place(name="cortex-m4", about="Cortex-M4 in QEMU, which counts instructions", tell=partial(_counted, "cortex-m4")),
-        Place(name="cortex-m7", about="Cortex-M7 in QEMU, which counts instructions", tell=partial(_counted, "cortex-m7")),
+        Place(
+            name="pi4", about="Raspberry Pi 4: Cortex-A72 in QEMU, which counts instructions", tell=partial(_emulated, "cortex-a72", "pi4")
+        ),
+        Place(
+            name="pi5", about="Raspberry Pi 5: Cortex-A76 in QEMU, which counts instructions", tell=partial(_emulated, "cortex-a76", "pi5")
+        ),
+        Place(name="cortex-m4", about="Cortex-M4 in QEMU, which counts instructions", tell=partial(_emulated, "cortex-m4", "cortex-m4")),
+        Place(name="cortex-m7", about="Cortex-M7 in QEMU, which counts instructions", tell=partial(_emulated, "cortex-m7", "cortex-m7")),
     )
 }
 SAME = {"cortex-a72": "pi4", "cortex-a76": "pi5"}  # what else they are called
