@@ -5,11 +5,12 @@ from numpy.typing import NDArray
 
 from karui.export.c_geometry import Geometry
 from karui.export.c_panels import Numbers, numbers_of
+from karui.export.c_rounding import high_words
 from karui.export.c_source import Source, structure
 from karui.program.arithmetic import bounds
 from karui.program.program import Op
 
-FOUR = 4  # inputs that are taken together
+FOUR, PIXELS = 4, 3  # inputs and pixels that are taken together
 REACH = 128  # the largest |code| of an input
 EXACT = 2**23  # below this a sum can stand above another one in 32 bits
 
@@ -21,7 +22,7 @@ def duos(source: Source, op: Op, g: Geometry) -> bool:
         return False
     pairs = _pairs(n.outputs)
     codes = n.codes.astype(np.int64).reshape(n.groups, n.outputs, -1)
-    requant = _rows(n, pairs + n.outputs * np.arange(n.groups)[:, None, None])
+    requant = _starting(n, pairs + n.outputs * np.arange(n.groups)[:, None, None])
     if requant is None or (np.abs(codes[:, pairs[:, 1]]).sum(2) * REACH >= EXACT).any():
         return False
     f = n.fields
@@ -31,8 +32,8 @@ def duos(source: Source, op: Op, g: Geometry) -> bool:
     fields = {"runs_x": f["runs_x"], "length": f["length"], "fours": fours, "border": f["border"], "low": low, "high": high}
     weight = source.constant(f"{op.name}.duo", "k_duo_weight", structure(**tables, **fields))
     layer = source.constant(f"{op.name}.layer", "k_layer", structure(**g.fields))
-    many = 4 if g.pixels >= 4 else 1
-    column, edge = source.take("int32_t", 8 + many * fours * 2), source.take("int8_t", many * f["length"])
+    many = PIXELS if g.pixels >= PIXELS else 1
+    column, edge = source.take("int32_t", many * fours * 2), source.take("int8_t", many * f["length"])
     source.call("k_duos_i8", source.place(op.inputs[0]), source.place(op.outputs[0]), f"&{layer}", f"&{weight}", column, edge)
     return True
 
@@ -87,6 +88,22 @@ def _words(n: Numbers, pairs: NDArray[np.int64]) -> NDArray[np.int32]:
     fours = runs[:, pairs].reshape(n.groups, len(pairs), 2, -1, FOUR)
     both = (fours[:, :, 0] + 256 * fours[:, :, 1]).astype(np.int64)
     return _halves(both[..., :2], both[..., 2:])
+
+
+def _starting(n: Numbers, channels: NDArray[np.int64]) -> NDArray[np.int32] | None:
+    """Requantization of duos ``[groups, duos, 2]`` as in k_duo_weight. None where it needs more bits."""
+    reach = np.abs(n.codes.astype(np.int64)).sum(1) * REACH
+    rows: list[int] = []
+    for duo in channels.reshape(-1, 2).tolist():
+        ways = [
+            high_words(int(n.requant.multiplier[each]), int(n.folded[each]), int(n.requant.shift[each]), int(reach[each]), 8 * place)
+            for place, each in enumerate(duo)
+        ]
+        a, b = ways
+        if a is None or b is None:
+            return None
+        rows += [a[0], a[0] + b[0], *a[1:], *b[1:]]
+    return np.array([*rows, 0, 0], np.int64).astype(np.int32)
 
 
 def _rows(n: Numbers, channels: NDArray[np.int64]) -> NDArray[np.int32] | None:

@@ -12,7 +12,7 @@ class Machine:
     sets: the function of c_runtime that chooses, on the device, among the instruction sets that the program may use; None: portable C only.
     unsign: 128 where its instructions want inputs without a sign, else 0. most_code: the largest |weight| that they bear.
     signs: the function that chooses among those for weights of one bit. spread: bytes in which eight bits of an activation lie for them.
-    duos: layers go by two channels and four pixels (c_runtime/duo.c), chosen by the compiler; memory is scarce.
+    duos: layers go by two channels and three pixels (c_runtime/duo.c), chosen by the compiler; memory is scarce.
     """
 
     name: str

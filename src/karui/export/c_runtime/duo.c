@@ -1,10 +1,10 @@
-/* Integer layers by twos, for Cortex-M with DSP instructions: two output channels in a word, four pixels at a time.
+/* Integer layers by twos, for Cortex-M with DSP instructions: two output channels in a word, three pixels at a time.
  *
  * SMLAD multiplies two pairs of 16-bit numbers and adds both products. A word of weights holds two inputs of two channels: each half is
  * a + 256 · b. One SXTB16 makes the word of channel a; the word as it is gives Σ a·x + 256 · Σ b·x, and channel b is what stays when the
  * sum of a is taken off: its weights cost no instruction. It is exact where Σ |b·x| is below 2^23, which the exporter knows.
  *
- * What four pixels see is written out once as 16-bit numbers (a column), and then meets all channels. A column is all the scratch that a
+ * What three pixels see is written out once as 16-bit numbers (a column), and then meets all channels. A column is all the scratch that a
  * layer needs. Without those instructions the same sums are made in plain C. */
 
 #include <stdint.h>
@@ -14,8 +14,8 @@
  * channels holds the last two again. */
 typedef struct {
     const int32_t *weights;
-    const int32_t *requant; /* [groups][duos][2][4] of a channel: multiplier, bias (its low and its high word), shift − 32; a word b has
-                             * 256 times its bias, and 8 more to shift */
+    const int32_t *requant; /* [groups][duos][8]: what sums of channel a and of the words as they are start with; then of a and of b:
+                             * multiplier, high word of the bias, shift − 32. Sums of b are 256 times what they should be. Two words more */
     int32_t runs_x;         /* runs of neighbouring bytes that a pixel sees in a line, … */
     int32_t length;         /* … and the bytes of each */
     int32_t fours;          /* of all runs */
@@ -23,13 +23,12 @@ typedef struct {
     int32_t low, high;      /* codes */
 } k_duo_weight;
 
-/* What four pixels and all channels of a group share. */
+/* What three pixels and all channels of a group share. */
 typedef struct {
-    const int32_t *column; /* eight zeros, and then [fours][2][4]: of four inputs of each pixel first 0 and 2, then 1 and 3 */
-    const int32_t *end;
+    const int32_t *column, *end;   /* [fours][2][3]: of four inputs of each pixel first 0 and 2, then 1 and 3 */
+    int32_t skip;                  /* bytes of the loop's code that its first turn leaves out */
     const int32_t *requant, *last; /* of the channels to compute */
     int32_t o;                     /* from pixel to pixel of y */
-    int32_t skip;                  /* bytes of the loop's code that its first turn leaves out */
 } k_duo_job;
 
 /* Bytes 0 and 2 of a word as numbers of 16 bits. */
@@ -77,62 +76,59 @@ static uint32_t k_tail(const int8_t *run, int32_t length, int32_t rest)
     return v;
 }
 
-/* Whole fours of a run of each of four pixels, into a column; returns where it ends. */
+/* Whole fours of a run of each of three pixels, into a column; returns where it ends. */
 #if defined(K_DSP)
-static __attribute__((naked, noinline)) int32_t *k_spread(const int8_t *const at[4] __attribute__((unused)),
+static __attribute__((naked, noinline)) int32_t *k_spread(const int8_t *const at[3] __attribute__((unused)),
                                                           int32_t fours __attribute__((unused)), int32_t *to __attribute__((unused)))
 {
     __asm__ volatile(
         ".syntax unified\n\t"
-        "push {r4-r11, lr}\n\t"
-        "mov r4, r2\n\t"
-        "movs lr, r1\n\t"
+        "push {r4-r9, lr}\n\t"
+        "mov r3, r2\n\t"
+        "movs r12, r1\n\t"
         "beq 2f\n\t"
-        "ldm r0, {r0, r1, r2, r3}\n\t"
+        "ldm r0, {r0, r1, r2}\n\t"
         "1:\n\t"
-        "ldr r9, [r0], #4\n\t"
-        "ldr r10, [r1], #4\n\t"
-        "ldr r11, [r2], #4\n\t"
-        "ldr r12, [r3], #4\n\t"
-        "sxtb16 r5, r9\n\t"
-        "sxtb16 r6, r10\n\t"
-        "sxtb16 r7, r11\n\t"
-        "sxtb16 r8, r12\n\t"
+        "ldr r7, [r0], #4\n\t"
+        "ldr r8, [r1], #4\n\t"
+        "ldr r9, [r2], #4\n\t"
+        "sxtb16 r4, r7\n\t"
+        "sxtb16 r5, r8\n\t"
+        "sxtb16 r6, r9\n\t"
+        "sxtb16 r7, r7, ror #8\n\t"
+        "sxtb16 r8, r8, ror #8\n\t"
         "sxtb16 r9, r9, ror #8\n\t"
-        "sxtb16 r10, r10, ror #8\n\t"
-        "sxtb16 r11, r11, ror #8\n\t"
-        "sxtb16 r12, r12, ror #8\n\t"
-        "stm r4!, {r5, r6, r7, r8, r9, r10, r11, r12}\n\t"
-        "subs lr, lr, #1\n\t"
+        "stm r3!, {r4, r5, r6, r7, r8, r9}\n\t"
+        "subs r12, r12, #1\n\t"
         "bne 1b\n\t"
         "2:\n\t"
-        "mov r0, r4\n\t"
-        "pop {r4-r11, pc}\n\t");
+        "mov r0, r3\n\t"
+        "pop {r4-r9, pc}\n\t");
 }
 #else
-static int32_t *k_spread(const int8_t *const at[4], int32_t fours, int32_t *to)
+static int32_t *k_spread(const int8_t *const at[3], int32_t fours, int32_t *to)
 {
     int32_t i, j;
-    for (j = 0; j < fours; j++, to += 8)
-        for (i = 0; i < 4; i++) {
+    for (j = 0; j < fours; j++, to += 6)
+        for (i = 0; i < 3; i++) {
             const uint32_t v = k_word(at[i] + 4 * j);
             to[i] = k_even(v);
-            to[i + 4] = k_odd(v);
+            to[i + 3] = k_odd(v);
         }
     return to;
 }
 #endif
 
 /* The rest of these runs. */
-static int32_t *k_spread_rest(const int8_t *const at[4], int32_t length, int32_t rest, int32_t *to)
+static int32_t *k_spread_rest(const int8_t *const at[3], int32_t length, int32_t rest, int32_t *to)
 {
     int32_t i;
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < 3; i++) {
         const uint32_t v = k_tail(at[i], length, rest);
         to[i] = k_even(v);
-        to[i + 4] = k_odd(v);
+        to[i + 3] = k_odd(v);
     }
-    return to + 8;
+    return to + 6;
 }
 
 /* A run of one pixel. */
@@ -165,13 +161,13 @@ static k_once void k_edge(const int8_t *x, const k_layer *l, int32_t iy, int32_t
         edge[i] = (int8_t)(i < left || i >= right ? border : from[i]);
 }
 
-/* The column of the four pixels from `first` on, or of that one. `edge`: scratch for a run of each. */
+/* The column of the three pixels from `first` on, or of that one. `edge`: scratch for a run of each. */
 static k_once void k_duo_column(const int8_t *x, const k_layer *l, const k_duo_weight *w, int32_t group, int32_t first, int32_t many,
                                 int32_t *to, int8_t *edge)
 {
     const int32_t length = w->length, fours = length / 4, rest = length % 4, high = l->h, wide = l->w, c = l->c, dy = l->dy, dx = l->dx;
     const int32_t taps = l->kw / w->runs_x, offset = group * (c / l->groups), last = wide - taps, kh = l->kh, runs = w->runs_x;
-    int32_t i, ky, rx, iy[4], ix[4], oy = first / l->ow, ox = first % l->ow;
+    int32_t i, ky, rx, iy[3], ix[3], oy = first / l->ow, ox = first % l->ow;
     for (i = 0; i < many; i++) {
         iy[i] = oy * l->sy - l->top;
         ix[i] = ox * l->sx - l->left;
@@ -182,7 +178,7 @@ static k_once void k_duo_column(const int8_t *x, const k_layer *l, const k_duo_w
     }
     for (ky = 0; ky < kh; ky++)
         for (rx = 0; rx < runs; rx++) {
-            const int8_t *at[4];
+            const int8_t *at[3];
             for (i = 0; i < many; i++) {
                 const int32_t y = iy[i] + ky * dy, xx = ix[i] + rx * dx;
                 if (y >= 0 && y < high && xx >= 0 && xx <= last)
@@ -192,7 +188,7 @@ static k_once void k_duo_column(const int8_t *x, const k_layer *l, const k_duo_w
                     at[i] = edge + i * length;
                 }
             }
-            if (many == 4) {
+            if (many == 3) {
                 to = k_spread(at, fours, to);
                 if (rest)
                     to = k_spread_rest(at, length, rest, to);
@@ -208,22 +204,6 @@ static int8_t k_duo_code(int32_t sum, const int32_t *requant)
     const int32_t code = (int32_t)(v >> 32) >> requant[3];
     return (int8_t)(code < -128 ? -128 : code > 127 ? 127 : code);
 }
-
-/* The text of two inputs of two channels and four pixels: sixteen multiplications in twelve instructions, which are 48 bytes. r0: the column;
- * r1: the weights; r2 … r5: sums of channel a; r6 … r9: of the words as they are. */
-#define k_duo_inputs                  \
-    "ldr r12, [r1], #4\n\t"           \
-    "ldrd r10, r11, [r0], #8\n\t"     \
-    "sxtb16 lr, r12\n\t"              \
-    "smlad r2, lr, r10, r2\n\t"       \
-    "smlad r6, r12, r10, r6\n\t"      \
-    "smlad r3, lr, r11, r3\n\t"       \
-    "smlad r7, r12, r11, r7\n\t"      \
-    "ldrd r10, r11, [r0], #8\n\t"     \
-    "smlad r4, lr, r10, r4\n\t"       \
-    "smlad r8, r12, r10, r8\n\t"      \
-    "smlad r5, lr, r11, r5\n\t"       \
-    "smlad r9, r12, r11, r9\n\t"
 
 /* The text of a sum that becomes a code. r6 … r9: multiplier, bias, shift. */
 #define k_duo_result(sum, place)           \
@@ -241,8 +221,40 @@ static int8_t k_duo_code(int32_t sum, const int32_t *requant)
     k_duo_result("r4", "r10, r11, lsl #1")     \
     k_duo_result("r5", "r12, r11, lsl #1")
 
-/* Four pixels and the channels that the job names. The loop takes thirty-two inputs a turn; its first turn begins further on where they aren't
- * a multiple of that. */
+/* A sum as a code, by the high word of a product: multiplier, bias, shift. */
+static int8_t k_high_code(int32_t sum, const int32_t *requant)
+{
+    const int32_t high = (int32_t)((uint32_t)(((int64_t)sum * requant[0]) >> 32) + (uint32_t)requant[1]), code = high >> requant[2];
+    return (int8_t)(code < -128 ? -128 : code > 127 ? 127 : code);
+}
+
+/* The text of it. r10, r11, lr: multiplier, bias, shift; r0 is lost. */
+#define k_high_result(sum, place)            \
+    "smmla r0, " sum ", r10, r11\n\t"        \
+    "asr r0, r0, lr\n\t"                    \
+    "ssat r0, #8, r0\n\t"                   \
+    "strb r0, [" place "\n\t"
+
+/* The text of two inputs of two channels and three pixels. r0: the column; r2 … r4: sums of channel a; r5 … r7: of the words as they are.
+ * word: of weights, which is lost; a …, all …: what these sums were before. */
+#define k_duo_two(word, a, b, c, all_a, all_b, all_c)  \
+    "ldm r0!, {r8, r9, r10}\n\t"                       \
+    "smlad r5, " word ", r8, " all_a "\n\t"            \
+    "smlad r6, " word ", r9, " all_b "\n\t"            \
+    "smlad r7, " word ", r10, " all_c "\n\t"           \
+    "sxtb16 " word ", " word "\n\t"                    \
+    "smlad r2, " word ", r8, " a "\n\t"                \
+    "smlad r3, " word ", r9, " b "\n\t"                \
+    "smlad r4, " word ", r10, " c "\n\t"
+
+/* Of four inputs: twenty-four multiplications in seventeen instructions, which are 68 bytes. r1: the weights. */
+#define k_duo_four                                           \
+    "ldrd r11, r12, [r1], #8\n\t"                            \
+    k_duo_two("r11", "r2", "r3", "r4", "r5", "r6", "r7")     \
+    k_duo_two("r12", "r2", "r3", "r4", "r5", "r6", "r7")
+
+/* Three pixels and the channels that the job names. The first four inputs go by themselves, as the sums begin there. The loop takes
+ * thirty-two a turn; its first turn begins further on where they aren't a multiple of that. */
 #if defined(K_DSP)
 static __attribute__((naked, noinline)) void k_duo_tile(const k_duo_job *job __attribute__((unused)),
                                                         const int32_t *weights __attribute__((unused)),
@@ -252,42 +264,47 @@ static __attribute__((naked, noinline)) void k_duo_tile(const k_duo_job *job __a
         ".syntax unified\n\t"
         "push {r4-r11, lr}\n\t"
         "sub sp, sp, #28\n\t"
-        "ldm r0, {r3, r4, r5, r6, r7, r8}\n\t"
-        "stm sp, {r3, r4, r5, r6}\n\t" /* column, end, requant, last */
-        "adr r9, 2f\n\t"
-        "add r9, r9, r8\n\t"
-        "add r9, r9, #1\n\t"
-        "str r9, [sp, #16]\n\t" /* where the loop's first turn begins */
-        "strd r2, r7, [sp, #20]\n\t" /* y, o */
+        "ldm r0, {r5, r6, r7, r8, r9, r10}\n\t"
+        "mov r12, r2\n\t"
+        "adr r11, 2f\n\t"
+        "add r11, r11, r7\n\t"
+        "add r7, r11, #1\n\t"         /* where the loop's first turn begins */
+        "ldrd r4, r3, [r8], #8\n\t"
+        "strd r5, r6, [sp]\n\t"      /* column, end */
+        "strd r7, r9, [sp, #8]\n\t"  /* that, last */
+        "strd r8, r12, [sp, #16]\n\t" /* requant, y */
+        "str r10, [sp, #24]\n\t"     /* o */
+        "mov r7, r3\n\t"
         "1:\n\t"
-        "ldr r0, [sp]\n\t"
-        "ldm r0!, {r2, r3, r4, r5, r6, r7, r8, r9}\n\t"
-        "ldr pc, [sp, #16]\n\t"
+        "ldrd r0, lr, [sp]\n\t"
+        "ldrd r11, r12, [r1], #8\n\t"
+        k_duo_two("r11", "r4", "r4", "r4", "r7", "r7", "r7")
+        k_duo_two("r12", "r2", "r3", "r4", "r5", "r6", "r7")
+        "ldr pc, [sp, #8]\n\t"
         ".balign 4\n\t"
         "2:\n\t"
-        ".rept 16\n\t" k_duo_inputs
+        ".rept 8\n\t"
+        k_duo_four
         ".endr\n\t"
-        "ldr r10, [sp, #4]\n\t"
-        "cmp r0, r10\n\t"
+        "cmp r0, lr\n\t"
         "bne.w 2b\n\t"
-        "sub r6, r6, r2\n\t"
-        "sub r7, r7, r3\n\t"
-        "sub r8, r8, r4\n\t"
-        "sub r9, r9, r5\n\t"
-        "push {r6, r7, r8, r9}\n\t"
-        "ldr r0, [sp, #24]\n\t"
-        "ldrd r10, r11, [sp, #36]\n\t"
-        "ldm r0!, {r6, r7, r8, r9}\n\t"
-        "add r12, r10, r11\n\t" k_duo_results
-        "pop {r2, r3, r4, r5}\n\t"
-        "ldm r0!, {r6, r7, r8, r9}\n\t"
-        "add r10, r10, #1\n\t"
-        "add r12, r12, #1\n\t" k_duo_results
-        "add r10, r10, #1\n\t"
-        "str r10, [sp, #20]\n\t"
-        "str r0, [sp, #8]\n\t"
-        "ldr r9, [sp, #12]\n\t"
-        "cmp r0, r9\n\t"
+        "ldrd r8, r9, [sp, #16]\n\t"
+        "sub r5, r5, r2\n\t"
+        "sub r6, r6, r3\n\t"
+        "sub r7, r7, r4\n\t"
+        "ldr r12, [sp, #24]\n\t"
+        "ldm r8!, {r10, r11, lr}\n\t"
+        k_high_result("r3", "r9, r12]")
+        k_high_result("r4", "r9, r12, lsl #1]")
+        k_high_result("r2", "r9], #1")
+        "ldm r8!, {r10, r11, lr}\n\t"
+        k_high_result("r6", "r9, r12]")
+        k_high_result("r7", "r9, r12, lsl #1]")
+        k_high_result("r5", "r9], #1")
+        "ldr r0, [sp, #12]\n\t"
+        "cmp r8, r0\n\t"
+        "ldrd r4, r7, [r8], #8\n\t"
+        "strd r8, r9, [sp, #16]\n\t"
         "bne.w 1b\n\t"
         "add sp, sp, #28\n\t"
         "pop {r4-r11, pc}\n\t");
@@ -298,16 +315,20 @@ static k_once void k_duo_tile(const k_duo_job *job, const int32_t *weights, int8
     const int32_t *requant = job->requant, o = job->o;
     int32_t i;
     for (; requant < job->last; requant += 8, y += 2) {
-        int32_t a[4] = {0}, b[4] = {0};
-        const int32_t *x = job->column + 8;
-        for (; x < job->end; x += 4, weights++)
-            for (i = 0; i < 4; i++) {
+        int32_t a[3], all[3];
+        const int32_t *x = job->column;
+        for (i = 0; i < 3; i++) {
+            a[i] = requant[0];
+            all[i] = requant[1];
+        }
+        for (; x < job->end; x += 3, weights++)
+            for (i = 0; i < 3; i++) {
+                all[i] = k_both(*weights, x[i], all[i]);
                 a[i] = k_both(k_even((uint32_t)*weights), x[i], a[i]);
-                b[i] = k_both(*weights, x[i], b[i]);
             }
-        for (i = 0; i < 4; i++) {
-            y[i * o] = k_duo_code(a[i], requant);
-            y[i * o + 1] = k_duo_code((int32_t)((uint32_t)b[i] - (uint32_t)a[i]), requant + 4);
+        for (i = 0; i < 3; i++) {
+            y[i * o] = k_high_code(a[i], requant + 2);
+            y[i * o + 1] = k_high_code((int32_t)((uint32_t)all[i] - (uint32_t)a[i]), requant + 5);
         }
     }
 }
@@ -318,42 +339,41 @@ static void k_duo_thin(const k_duo_job *job, const int32_t *weights, int8_t *y)
 {
     const int32_t *requant = job->requant;
     for (; requant < job->last; requant += 8, y += 2) {
-        int32_t a = 0, b = 0;
-        const int32_t *x = job->column + 8;
+        int32_t a = requant[0], all = requant[1];
+        const int32_t *x = job->column;
         for (; x < job->end; x += 2, weights += 2) {
             const int32_t first = weights[0], second = weights[1];
             a = k_both(k_even((uint32_t)first), x[0], a);
-            b = k_both(first, x[0], b);
+            all = k_both(first, x[0], all);
             a = k_both(k_even((uint32_t)second), x[1], a);
-            b = k_both(second, x[1], b);
+            all = k_both(second, x[1], all);
         }
-        y[0] = k_duo_code(a, requant);
-        y[1] = k_duo_code((int32_t)((uint32_t)b - (uint32_t)a), requant + 4);
+        y[0] = k_high_code(a, requant + 2);
+        y[1] = k_high_code((int32_t)((uint32_t)all - (uint32_t)a), requant + 5);
     }
 }
 
-/* A layer. `column`: scratch for eight words and for a column; `edge`: for the runs of four pixels; both for one, where there are fewer than
- * four. One or two pixels that are left at the end go by themselves; with three of them one is done again. */
+/* A layer. `column`: scratch for a column; `edge`: for the runs of three pixels; both for one, where there are fewer than three. One pixel
+ * that is left at the end goes by itself; with two of them one is done again. */
 static k_once void k_duos_i8(const int8_t *x, int8_t *y, const k_layer *l, const k_duo_weight *w, int32_t *column, int8_t *edge)
 {
     const int32_t outputs = l->o / l->groups, pairs = outputs / 2, each = (outputs + 1) / 2, pixels = l->oh * l->ow, words = w->fours * 2;
     int32_t group, p, many;
-    memset(column, 0, 8 * sizeof(int32_t));
     for (group = 0; group < l->groups; group++)
         for (p = 0; p < pixels; p += many) {
-            const int32_t left = pixels - p, wide = left >= 4 || (left == 3 && pixels > 3), first = wide && left == 3 ? p - 1 : p;
+            const int32_t left = pixels - p, wide = left >= 3 || (left == 2 && pixels > 2), first = wide && left == 2 ? p - 1 : p;
             const int32_t *weights = w->weights + group * each * words, *requant = w->requant + group * each * 8;
             int8_t *to = y + first * l->o + group * outputs;
             k_duo_job job;
             int32_t i;
-            many = wide ? 4 : 1;
-            k_duo_column(x, l, w, group, first, many, column + 8, edge);
+            many = wide ? 3 : 1;
+            k_duo_column(x, l, w, group, first, many, column, edge);
             job.column = column;
-            job.end = column + 8 + words * many;
+            job.end = column + words * many;
+            job.skip = (w->fours == 1 ? 8 : (8 - (w->fours - 1) % 8) % 8) * 68;
             job.requant = requant;
             job.last = requant + pairs * 8;
             job.o = l->o;
-            job.skip = (8 - w->fours % 8) % 8 * 96;
             (wide ? k_duo_tile : k_duo_thin)(&job, weights, to);
             if (pairs < each) {
                 job.requant = job.last;

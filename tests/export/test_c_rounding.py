@@ -1,0 +1,55 @@
+"""Requantization by high words: the same codes for every sum that can be, where the code steps and anywhere else."""
+
+import numpy as np
+import pytest
+
+from karui.export.c_rounding import high_words
+
+
+def codes(sums: list[int], multiplier: int, bias: int, shift: int) -> list[int]:
+    return [min(127, max(-128, (multiplier * each + bias) >> shift)) for each in sums]
+
+
+def by_high_words(sums: list[int], way: tuple[int, int, int, int], raised: int) -> list[int]:
+    start, multiplier, bias, shift = way
+    found = [(bias + (multiplier * ((each << raised) + start) >> 32)) >> shift for each in sums]
+    assert all(abs((each << raised) + start) < 2**31 for each in sums)
+    return [min(127, max(-128, each)) for each in found]
+
+
+def around_steps(multiplier: int, bias: int, shift: int, reach: int) -> list[int]:
+    """Sums next to each step of the code, and some others."""
+    steps = [-((bias - (code << shift)) // max(1, multiplier)) for code in range(-130, 131)]
+    near = {each + more for each in steps for more in (-1, 0, 1)} | {-reach, reach} | set(range(-reach, reach, max(1, reach // 500)))
+    return sorted(each for each in near if abs(each) <= reach)
+
+
+@pytest.mark.parametrize("raised", [0, 8])
+def test_same_codes(raised: int) -> None:
+    rng = np.random.default_rng(raised)
+    ways = 0
+    for _ in range(500):
+        multiplier, reach = int(rng.integers(2 ** int(rng.integers(1, 31)))), int(rng.integers(2 ** int(rng.integers(1, 22))))
+        shift = int(rng.integers(20, 46))
+        bias = int(rng.integers(-(2**46), 2**46)) if rng.random() < 0.5 else int(rng.integers(-(2**7), 2**7)) << shift
+        way = high_words(multiplier, bias, shift, reach, raised)
+        if way is None:
+            continue
+        ways += 1
+        sums = around_steps(multiplier, bias, shift, reach)
+        assert by_high_words(sums, way, raised) == codes(sums, multiplier, bias, shift)
+    assert ways > 400
+
+
+def test_the_low_word_matters_without_a_start() -> None:
+    multiplier, bias, shift, reach = 1_500_000_001, 5 * 2**39 + 2**31, 40, 2**17
+    way = high_words(multiplier, bias, shift, reach)
+    assert way is not None
+    sums = around_steps(multiplier, bias, shift, reach)
+    assert by_high_words(sums, way, 0) == codes(sums, multiplier, bias, shift)
+    assert by_high_words(sums, (0, multiplier, bias >> 32, 8), 0) != codes(sums, multiplier, bias, shift)
+
+
+@pytest.mark.parametrize(("multiplier", "shift"), [(-1, 40), (2**30, 20), (2**30, 64)])
+def test_too_many_bits(multiplier: int, shift: int) -> None:
+    assert high_words(multiplier, 0, shift, 1000) is None
