@@ -11,6 +11,7 @@ from karui.program.interpreter import run
 from karui.program.program import Program
 from karui.run import bare, qemu
 from tests.export.many import agree, inputs_of, merged
+from tests.export.test_c_floats import SIZES as FLOATS
 from tests.export.test_c_layers import all_pairs
 from tests.export.test_c_machines import SIZES
 from tests.export.test_c_signs import SIZES as SIGNS
@@ -44,6 +45,11 @@ def same(p: Program, folder: Path, machine: str, processor: str, flags: tuple[st
 @pytest.mark.parametrize(("machine", "processor"), PLACES)
 def test_sizes(machine: str, processor: str, tmp_path: Path) -> None:
     same(merged(SIZES), tmp_path, machine, processor)
+
+
+@pytest.mark.parametrize(("machine", "processor"), PLACES[:2])
+def test_floats(machine: str, processor: str, tmp_path: Path) -> None:
+    same(merged(FLOATS), tmp_path, machine, processor)
 
 
 @pytest.mark.parametrize(("machine", "processor"), PLACES)

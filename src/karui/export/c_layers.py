@@ -7,6 +7,7 @@ import numpy as np
 from karui.export.c_cost import Layer
 from karui.export.c_duos import depthwise as depthwise_duos
 from karui.export.c_duos import duos
+from karui.export.c_floats import floats
 from karui.export.c_geometry import Geometry, geometry
 from karui.export.c_panels import Numbers, depthwise, few, listed, numbers_of, panels
 from karui.export.c_signs import signs
@@ -106,6 +107,8 @@ def _float(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     if _is_depthwise(g) and op.kind != "conv_transpose2d":
         lay = _layer(source, op, g, w, 1)
         source.call("k_depthwise_f32", x, y, lay, _taps(source, op, g, w, "float", lay), finish)
+        return
+    if floats(source, op, g, w, finish):
         return
     patch_of = source.use("k_patch_back_f32" if op.kind == "conv_transpose2d" else "k_patch_f32")
     if _listed(w):

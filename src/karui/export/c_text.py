@@ -85,6 +85,9 @@ RUNTIME = (
     "duo",
     "duo_depth",
     "signs_word",
+    "floats",
+    "floats_x86",
+    "floats_arm",
 )
 _DEFINES = re.compile(r"^(?:static [\w *]*?(k_\w+)\(|typedef [^;{]*?(k_\w+)[(;]|\} (k_\w+);|#define (k_\w+))", re.M)
 _NAME = re.compile(r"\bk_\w+")

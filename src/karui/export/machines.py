@@ -12,6 +12,7 @@ class Machine:
     sets: the function of c_runtime that chooses, on the device, among the instruction sets that the program may use; None: portable C only.
     unsign: 128 where its instructions want inputs without a sign, else 0. most_code: the largest |weight| that they bear.
     signs: the function that chooses among those for weights of one bit. spread: bytes in which eight bits of an activation lie for them.
+    floats: the function that chooses among those for layers of floats; None: portable C.
     duos: layers go by two channels and three pixels (c_runtime/duo.c), chosen by the compiler; memory is scarce.
     """
 
@@ -22,6 +23,7 @@ class Machine:
     most_code: int = 128
     signs: str = "k_signs_plain"
     spread: int = 1
+    floats: str | None = None
     duos: bool = False
 
 
@@ -29,7 +31,7 @@ MACHINES = {
     each.name: each
     for each in (
         Machine(name="portable", about="any processor: plain C99"),
-        Machine(name="x86-64-v3", about="PCs with AVX2", sets="k_set_v3", unsign=128, signs="k_signs_v3", spread=2),
+        Machine(name="x86-64-v3", about="PCs with AVX2", sets="k_set_v3", unsign=128, signs="k_signs_v3", spread=2, floats="k_floats_v3"),
         Machine(
             name="x86-64-v4",
             about="AVX-512 with VNNI, AVX2 where those are missing",
@@ -37,9 +39,24 @@ MACHINES = {
             unsign=128,
             signs="k_signs_v3",
             spread=2,
+            floats="k_floats_v4",
         ),
-        Machine(name="pi4", about="Raspberry Pi 3 and 4, every 64-bit ARM: NEON", sets="k_set_neon", most_code=127, signs="k_signs_neon"),
-        Machine(name="pi5", about="Raspberry Pi 5: dot products, NEON without them", sets="k_set_dot", most_code=127, signs="k_signs_neon"),
+        Machine(
+            name="pi4",
+            about="Raspberry Pi 3 and 4, every 64-bit ARM: NEON",
+            sets="k_set_neon",
+            most_code=127,
+            signs="k_signs_neon",
+            floats="k_floats_neon",
+        ),
+        Machine(
+            name="pi5",
+            about="Raspberry Pi 5: dot products, NEON without them",
+            sets="k_set_dot",
+            most_code=127,
+            signs="k_signs_neon",
+            floats="k_floats_neon",
+        ),
         Machine(
             name="cortex-m4", about="microcontrollers with DSP instructions: Cortex-M4, M33", most_code=127, duos=True, signs="k_signs_word"
         ),
