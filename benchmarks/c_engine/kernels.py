@@ -1,6 +1,6 @@
 """Each kind of layer on each set of instructions: how many times faster than portable C, or the word "portable" where it is that.
 
-Of processors that are here by time, one thread; of a Cortex-M4 in QEMU by instructions.
+Of processors that are here by time, one thread; of ARM's, in QEMU, by instructions.
 """
 
 import re
@@ -30,14 +30,14 @@ from karui.program.program import (
     Values,
     Weight,
 )
-from karui.run import bare, calibrate, host, measure
+from karui.run import calibrate, host, measure, qemu
 from tests.export.many import inputs_of
 from tests.export.test_c_machines import convolution, sums
 from tests.export.test_c_signs import layer
 from tests.program.single_op import affine, codes, floats, int8, normal, tensor
 from tests.program.single_op import program as single
 
-EMULATED = (("cortex-m4", "cortex-m4"),)
+EMULATED = (("pi4", "cortex-a72"), ("pi5", "cortex-a76"), ("cortex-m4", "cortex-m4"))
 SIDE, CHANNELS = 14, 64  # of the layers
 _SAID = re.compile(r"/\*.*?\*/", re.S)
 
@@ -49,7 +49,7 @@ def rows(quick: bool) -> Iterator[Row]:
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
             yield from on_host(name, program, folder, 0.1 if quick else 0.5)
-            yield from on_boards(name, program, folder)
+            yield from emulated(name, program, folder)
 
 
 def on_host(name: str, program: Program, folder: Path, seconds: float) -> Iterator[Row]:
@@ -68,7 +68,7 @@ def on_host(name: str, program: Program, folder: Path, seconds: float) -> Iterat
         )
 
 
-def on_boards(name: str, program: Program, folder: Path) -> Iterator[Row]:
+def emulated(name: str, program: Program, folder: Path) -> Iterator[Row]:
     """Ratios of instructions."""
     x = inputs_of(program, 1)
     for machine, processor in EMULATED:
@@ -79,7 +79,7 @@ def on_boards(name: str, program: Program, folder: Path) -> Iterator[Row]:
             yield Row(case=case, figure=figure, value="portable")
             continue
         try:
-            spent = [bare.build(each, processor).count(x).instructions[0] for each in (plain, ours)]
+            spent = [qemu.build(each, processor).count(x).instructions[0] for each in (plain, ours)]
         except ToolError as reason:
             yield skipped(case, str(reason))
             continue
