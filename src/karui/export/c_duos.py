@@ -18,24 +18,43 @@ EXACT = 2**23  # below this a sum can stand above another one in 32 bits
 def duos(source: Source, op: Op, g: Geometry) -> bool:
     """A convolution or linear layer. False, and nothing is written, where its numbers don't allow it."""
     n = numbers_of(source, op, g)
-    if n is None or n.outputs < 2:
+    if n is None or (requant := fitting(n)) is None:
         return False
-    pairs = _pairs(n.outputs)
-    codes = n.codes.astype(np.int64).reshape(n.groups, n.outputs, -1)
+    layer, column, edge = shared(source, op, g, n)
+    weight = constant(source, op, n, requant, source.table(f"{op.name}.duo.weights", _words(n, pairs_of(n.outputs))))
+    source.call("k_duos_i8", source.place(op.inputs[0]), source.place(op.outputs[0]), layer, weight, column, edge)
+    return True
+
+
+def fitting(n: Numbers) -> NDArray[np.int32] | None:
+    """What turns the layer's sums into codes, as in k_duo_weight; None where two of its channels don't go into a word."""
+    if n.outputs < 2:
+        return None
+    pairs, codes = pairs_of(n.outputs), n.codes.astype(np.int64).reshape(n.groups, n.outputs, -1)
     requant = _starting(n, pairs + n.outputs * np.arange(n.groups)[:, None, None])
     if requant is None or (np.abs(codes[:, pairs[:, 1]]).sum(2) * REACH >= EXACT).any():
-        return False
-    f = n.fields
-    fours, words = f["runs_y"] * f["runs_x"] * f["fours"], _words(n, pairs)
-    low, high = bounds(op, source.tensor(op.outputs[0]))
-    tables = {"weights": source.table(f"{op.name}.duo.weights", words), "requant": source.table(f"{op.name}.duo.requant", requant)}
-    fields = {"runs_x": f["runs_x"], "length": f["length"], "fours": fours, "border": f["border"], "low": low, "high": high}
-    weight = source.constant(f"{op.name}.duo", "k_duo_weight", structure(**tables, **fields))
-    layer = source.constant(f"{op.name}.layer", "k_layer", structure(**g.fields))
+        return None
+    return requant
+
+
+def shared(source: Source, op: Op, g: Geometry, n: Numbers, tile: int = 0) -> tuple[str, str, str]:
+    """The layer's sizes, and its scratch for a column and for runs at the border. tile: duos whose weights are decoded at a time."""
+    layer = source.constant(f"{op.name}.layer", "k_layer", structure(**g.fields, **({"tile": tile} if tile else {})))
     many = PIXELS if g.pixels >= PIXELS else 1
-    column, edge = source.take("int32_t", many * fours * 2), source.take("int8_t", many * f["length"])
-    source.call("k_duos_i8", source.place(op.inputs[0]), source.place(op.outputs[0]), f"&{layer}", f"&{weight}", column, edge)
-    return True
+    return f"&{layer}", source.take("int32_t", many * fours_of(n) * 2), source.take("int8_t", many * n.fields["length"])
+
+
+def constant(source: Source, op: Op, n: Numbers, requant: NDArray[np.int32], weights: str) -> str:
+    """A ``k_duo_weight``. weights: the table's name, or NULL."""
+    f, (low, high) = n.fields, bounds(op, source.tensor(op.outputs[0]))
+    tables = {"weights": weights, "requant": source.table(f"{op.name}.duo.requant", requant)}
+    fields = {"runs_x": f["runs_x"], "length": f["length"], "fours": fours_of(n), "border": f["border"], "low": low, "high": high}
+    return f"&{source.constant(f'{op.name}.duo', 'k_duo_weight', structure(**tables, **fields))}"
+
+
+def fours_of(n: Numbers) -> int:
+    """Fours of inputs that a pixel sees."""
+    return n.fields["runs_y"] * n.fields["runs_x"] * n.fields["fours"]
 
 
 def depthwise(source: Source, op: Op, g: Geometry) -> bool:
@@ -74,7 +93,7 @@ def _halves(lower: NDArray[np.int64], upper: NDArray[np.int64]) -> NDArray[np.in
     return ((lower & 0xFFFF) | (upper & 0xFFFF) << 16).astype(np.uint32).view(np.int32)
 
 
-def _pairs(outputs: int) -> NDArray[np.int64]:
+def pairs_of(outputs: int) -> NDArray[np.int64]:
     """Channels by duo, [duos, 2]; the last one of an odd number comes with the one before it."""
     first = np.minimum(np.arange(0, outputs, 2), outputs - 2)
     return np.stack([first, first + 1], 1)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from karui.export.c_cost import Layer
+from karui.export.c_duo_forms import coded_duos, decoded
 from karui.export.c_duos import depthwise as depthwise_duos
 from karui.export.c_duos import duos
 from karui.export.c_floats import floats
@@ -42,6 +43,9 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     if signs(source, op, g):
         return
     if source.machine.duos and w.in_place and not several and (depthwise_duos if _is_depthwise(g) else duos)(source, op, g):
+        return
+    if source.machine.duos and not w.in_place and not several and not _is_depthwise(g) and (found := coded_duos(source, op, g, w)):
+        decoded(source, op, g, found, weight(source, op, found.w))
         return
     kernel, numbers = "terms" if several else "depthwise", None
     if not several:

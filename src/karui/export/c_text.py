@@ -83,6 +83,7 @@ RUNTIME = (
     "signs_avx2",
     "signs_arm",
     "duo",
+    "duo_forms",
     "duo_depth",
     "signs_word",
     "floats",

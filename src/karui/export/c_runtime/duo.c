@@ -353,34 +353,45 @@ static void k_duo_thin(const k_duo_job *job, const int32_t *weights, int8_t *y)
     }
 }
 
-/* A layer. `column`: scratch for a column; `edge`: for the runs of three pixels; both for one, where there are fewer than three. One pixel
- * that is left at the end goes by itself; with two of them one is done again. */
+/* Some duos of a group, from `duo` on, whose weights lie at `weights`, and all pixels. One pixel that is left at the end goes by itself; with
+ * two of them one is done again. */
+static k_once void k_duos_of(const int8_t *x, int8_t *y, const k_layer *l, const k_duo_weight *w, int32_t group, int32_t duo, int32_t duos,
+                             const int32_t *weights, int32_t *column, int8_t *edge)
+{
+    const int32_t outputs = l->o / l->groups, whole = outputs / 2 - duo, pairs = duos < whole ? duos : whole, pixels = l->oh * l->ow;
+    const int32_t *requant = w->requant + (group * ((outputs + 1) / 2) + duo) * 8;
+    const int32_t words = w->fours * 2, from = pairs ? 2 * duo : outputs - 2, stop = pairs < duos ? outputs : from + 2 * duos;
+    int32_t p, many;
+    for (p = 0; p < pixels; p += many) {
+        const int32_t left = pixels - p, wide = left >= 3 || (left == 2 && pixels > 2), first = wide && left == 2 ? p - 1 : p;
+        int8_t *to = y + first * l->o + group * outputs;
+        k_duo_job job;
+        int32_t i;
+        many = wide ? 3 : 1;
+        k_duo_column(x, l, w, group, first, many, column, edge);
+        job.column = column;
+        job.end = column + words * many;
+        job.skip = (w->fours == 1 ? 8 : (8 - (w->fours - 1) % 8) % 8) * 68;
+        job.requant = requant;
+        job.last = requant + pairs * 8;
+        job.o = l->o;
+        if (pairs)
+            (wide ? k_duo_tile : k_duo_thin)(&job, weights, to + from);
+        if (pairs < duos) {
+            job.requant = job.last;
+            job.last += 8;
+            (wide ? k_duo_tile : k_duo_thin)(&job, weights + pairs * words, to + outputs - 2);
+        }
+        for (i = 0; (w->low > -128 || w->high < 127) && i < many; i++)
+            k_clamp_i8(to + from + i * l->o, to + from + i * l->o, stop - from, w->low, w->high);
+    }
+}
+
+/* A layer. `column`: scratch for a column; `edge`: for the runs of three pixels; both for one, where there are fewer than three. */
 static k_once void k_duos_i8(const int8_t *x, int8_t *y, const k_layer *l, const k_duo_weight *w, int32_t *column, int8_t *edge)
 {
-    const int32_t outputs = l->o / l->groups, pairs = outputs / 2, each = (outputs + 1) / 2, pixels = l->oh * l->ow, words = w->fours * 2;
-    int32_t group, p, many;
+    const int32_t each = (l->o / l->groups + 1) / 2;
+    int32_t group;
     for (group = 0; group < l->groups; group++)
-        for (p = 0; p < pixels; p += many) {
-            const int32_t left = pixels - p, wide = left >= 3 || (left == 2 && pixels > 2), first = wide && left == 2 ? p - 1 : p;
-            const int32_t *weights = w->weights + group * each * words, *requant = w->requant + group * each * 8;
-            int8_t *to = y + first * l->o + group * outputs;
-            k_duo_job job;
-            int32_t i;
-            many = wide ? 3 : 1;
-            k_duo_column(x, l, w, group, first, many, column, edge);
-            job.column = column;
-            job.end = column + words * many;
-            job.skip = (w->fours == 1 ? 8 : (8 - (w->fours - 1) % 8) % 8) * 68;
-            job.requant = requant;
-            job.last = requant + pairs * 8;
-            job.o = l->o;
-            (wide ? k_duo_tile : k_duo_thin)(&job, weights, to);
-            if (pairs < each) {
-                job.requant = job.last;
-                job.last += 8;
-                (wide ? k_duo_tile : k_duo_thin)(&job, weights + pairs * words, to + outputs - 2);
-            }
-            for (i = 0; (w->low > -128 || w->high < 127) && i < many; i++)
-                k_clamp_i8(to + i * l->o, to + i * l->o, outputs, w->low, w->high);
-        }
+        k_duos_of(x, y, l, w, group, 0, each, w->weights + group * each * w->fours * 2, column, edge);
 }
