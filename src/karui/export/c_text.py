@@ -79,6 +79,7 @@ RUNTIME = (
     "panel_avx2",
     "panel_vnni",
     "panel_arm",
+    "pairs",
     "signs",
     "signs_avx2",
     "signs_arm",
