@@ -47,7 +47,7 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
         return
     if is_pair(source, op) and pairs(source, op, g, w, weight(source, op, w)):
         return
-    if source.machine.duos and not w.in_place and not several and not _is_depthwise(g) and (found := coded_duos(source, op, g, w)):
+    if source.machine.duos and not w.in_place and not several and not g.depthwise and (found := coded_duos(source, op, g, w)):
         decoded(source, op, g, found, weight(source, op, found.w))
         return
     kernel, numbers = "terms" if several else "depthwise", None
