@@ -14,6 +14,7 @@ from tests.export.many import agree, inputs_of, merged
 from tests.export.test_c_floats import SIZES as FLOATS
 from tests.export.test_c_layers import all_pairs
 from tests.export.test_c_machines import SIZES
+from tests.export.test_c_pairs import PAIRS
 from tests.export.test_c_signs import SIZES as SIGNS
 from tests.export.test_c_signs import STACKS
 from tests.program import builders
@@ -55,6 +56,11 @@ def test_floats(machine: str, processor: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("machine", "processor"), PLACES)
 def test_signs(machine: str, processor: str, tmp_path: Path) -> None:
     same(merged(SIGNS | {name: p for name, (p, _) in STACKS.items()}), tmp_path, machine, processor)
+
+
+@pytest.mark.parametrize(("machine", "processor"), PLACES)
+def test_two_scales(machine: str, processor: str, tmp_path: Path) -> None:
+    same(merged(PAIRS), tmp_path, machine, processor)
 
 
 @pytest.mark.parametrize(("machine", "processor"), FASTEST)

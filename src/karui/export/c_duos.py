@@ -11,7 +11,6 @@ from karui.program.arithmetic import bounds
 from karui.program.program import Op
 
 FOUR, PIXELS = 4, 3  # inputs and pixels that are taken together
-LITTLE = 4  # a copy of the image is worth its memory if it takes a fourth of what the output takes
 REACH = 128  # the largest |code| of an input
 EXACT = 2**23  # below this a sum can stand above another one in 32 bits
 
@@ -19,45 +18,43 @@ EXACT = 2**23  # below this a sum can stand above another one in 32 bits
 def duos(source: Source, op: Op, g: Geometry) -> bool:
     """A convolution or linear layer. False, and nothing is written, where its numbers don't allow it."""
     n = numbers_of(source, op, g)
-    if n is None or n.outputs < 2:
+    if n is None or (requant := fitting(n)) is None:
         return False
-    pairs = _pairs(n.outputs)
-    codes = n.codes.astype(np.int64).reshape(n.groups, n.outputs, -1)
-    requant = _starting(n, pairs + n.outputs * np.arange(n.groups)[:, None, None])
-    if requant is None or (np.abs(codes[:, pairs[:, 1]]).sum(2) * REACH >= EXACT).any():
-        return False
-    f = n.fields
-    fours, many = f["runs_y"] * f["runs_x"] * f["fours"], PIXELS if g.pixels >= PIXELS else 1
-    column = source.take("int32_t", many * fours * 2)
-    x, layer, lay, length = _image(source, op, g, f)
-    weights, rows = source.table(f"{op.name}.duo.weights", _words(n, pairs)), source.table(f"{op.name}.duo.requant", requant)
-    low, high = bounds(op, source.tensor(op.outputs[0]))
-    flat = lay["w"] == lay["ow"] and length % FOUR == 0 and all(lay[name] == 1 for name in ("h", "oh", "kh", "kw", "sx", "groups"))
-    fields = {"runs_x": f["runs_x"], "length": length, "fours": fours, "border": f["border"], "flat": int(flat), "low": low, "high": high}
-    weight = source.constant(f"{op.name}.duo", "k_duo_weight", structure(weights=weights, requant=rows, **fields))
-    edge = source.take("int8_t", many * length)
-    source.call("k_duos_i8", x, source.place(op.outputs[0]), f"&{layer}", f"&{weight}", column, edge)
+    layer, column, edge = shared(source, op, g, n)
+    weight = constant(source, op, n, requant, source.table(f"{op.name}.duo.weights", _words(n, pairs_of(n.outputs))))
+    source.call("k_duos_i8", source.place(op.inputs[0]), source.place(op.outputs[0]), layer, weight, column, edge)
     return True
 
 
-def _image(source: Source, op: Op, g: Geometry, f: dict[str, int]) -> tuple[str, str, dict[str, int], int]:
-    """Where a layer reads, its ``k_layer`` and the fields of that, and the bytes of a run; perhaps of a copy of the image in its border."""
-    x, layer, high, wide = source.place(op.inputs[0]), source.constant(f"{op.name}.layer", "k_layer", structure(**g.fields)), *g.bordered
-    copy = high * wide * g["c"] + FOUR  # the last run may be read beyond its end
-    if not _copied(source, op, g, copy):
-        return x, layer, g.fields, f["length"]
-    whole = source.take("int8_t", copy)
-    source.call("k_duo_border", x, f"&{layer}", f["border"], high, wide, whole)
-    fields = {**g.fields, "h": high, "w": wide, "top": 0, "left": 0}
-    return whole, source.constant(f"{op.name}.bordered", "k_layer", structure(**fields)), fields, f["fours"] * FOUR
+def fitting(n: Numbers) -> NDArray[np.int32] | None:
+    """What turns the layer's sums into codes, as in k_duo_weight; None where two of its channels don't go into a word."""
+    if n.outputs < 2:
+        return None
+    pairs, codes = pairs_of(n.outputs), n.codes.astype(np.int64).reshape(n.groups, n.outputs, -1)
+    requant = _starting(n, pairs + n.outputs * np.arange(n.groups)[:, None, None])
+    if requant is None or (np.abs(codes[:, pairs[:, 1]]).sum(2) * REACH >= EXACT).any():
+        return None
+    return requant
 
 
-def _copied(source: Source, op: Op, g: Geometry, copy: int) -> bool:
-    """Whether a copy of so many bytes saves time and costs no memory: it is small, and another op needs more."""
-    plain = (g.bordered, g["top"], g["left"], g["c"] % FOUR) == ((g["h"], g["w"]), 0, 0, 0)
-    needs = [sum(source.tensor(name).nbytes for name in (*each.inputs, *each.outputs)) for each in source.program.ops]
-    own = sum(source.tensor(name).nbytes for name in (op.inputs[0], op.outputs[0]))
-    return not plain and LITTLE * copy <= g.pixels * g["o"] and own + LITTLE * copy <= max(needs)
+def shared(source: Source, op: Op, g: Geometry, n: Numbers, tile: int = 0) -> tuple[str, str, str]:
+    """The layer's sizes, and its scratch for a column and for runs at the border. tile: duos whose weights are decoded at a time."""
+    layer = source.constant(f"{op.name}.layer", "k_layer", structure(**g.fields, **({"tile": tile} if tile else {})))
+    many = PIXELS if g.pixels >= PIXELS else 1
+    return f"&{layer}", source.take("int32_t", many * fours_of(n) * 2), source.take("int8_t", many * n.fields["length"])
+
+
+def constant(source: Source, op: Op, n: Numbers, requant: NDArray[np.int32], weights: str) -> str:
+    """A ``k_duo_weight``. weights: the table's name, or NULL."""
+    f, (low, high) = n.fields, bounds(op, source.tensor(op.outputs[0]))
+    tables = {"weights": weights, "requant": source.table(f"{op.name}.duo.requant", requant)}
+    fields = {"runs_x": f["runs_x"], "length": f["length"], "fours": fours_of(n), "border": f["border"], "low": low, "high": high}
+    return f"&{source.constant(f'{op.name}.duo', 'k_duo_weight', structure(**tables, **fields))}"
+
+
+def fours_of(n: Numbers) -> int:
+    """Fours of inputs that a pixel sees."""
+    return n.fields["runs_y"] * n.fields["runs_x"] * n.fields["fours"]
 
 
 def depthwise(source: Source, op: Op, g: Geometry) -> bool:
@@ -96,7 +93,7 @@ def _halves(lower: NDArray[np.int64], upper: NDArray[np.int64]) -> NDArray[np.in
     return ((lower & 0xFFFF) | (upper & 0xFFFF) << 16).astype(np.uint32).view(np.int32)
 
 
-def _pairs(outputs: int) -> NDArray[np.int64]:
+def pairs_of(outputs: int) -> NDArray[np.int64]:
     """Channels by duo, [duos, 2]; the last one of an odd number comes with the one before it."""
     first = np.minimum(np.arange(0, outputs, 2), outputs - 2)
     return np.stack([first, first + 1], 1)

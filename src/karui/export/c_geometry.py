@@ -23,6 +23,11 @@ class Geometry:
         return self["oh"] * self["ow"]
 
     @property
+    def depthwise(self) -> bool:
+        """One filter for each channel."""
+        return 1 < self["groups"] == self["c"] == self["o"]
+
+    @property
     def bordered(self) -> tuple[int, int]:
         """Rows and pixels of a row of the image in its border, as far as it is read."""
         high = max(self["top"] + self["h"], (self["oh"] - 1) * self["sy"] + (self["kh"] - 1) * self["dy"] + 1)

@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 
 from karui.export.c_cost import Layer
+from karui.export.c_duo_forms import coded_duos, decoded
 from karui.export.c_duos import depthwise as depthwise_duos
 from karui.export.c_duos import duos
 from karui.export.c_floats import floats
 from karui.export.c_geometry import Geometry, geometry
+from karui.export.c_pairs import is_pair, pairs
 from karui.export.c_panels import Numbers, depthwise, few, listed, numbers_of, panels
 from karui.export.c_signs import signs
 from karui.export.c_source import Source, structure
@@ -41,7 +43,12 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     several = w.raw_zero is not None or requant.multiplier.ndim == 2
     if signs(source, op, g):
         return
-    if source.machine.duos and w.in_place and not several and (depthwise_duos if _is_depthwise(g) else duos)(source, op, g):
+    if source.machine.duos and w.in_place and not several and (depthwise_duos if g.depthwise else duos)(source, op, g):
+        return
+    if is_pair(source, op) and pairs(source, op, g, w, weight(source, op, w)):
+        return
+    if source.machine.duos and not w.in_place and not several and not g.depthwise and (found := coded_duos(source, op, g, w)):
+        decoded(source, op, g, found, weight(source, op, found.w))
         return
     kernel, numbers = "terms" if several else "depthwise", None
     if not several:
@@ -57,7 +64,7 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
         lay = _layer(source, op, g, w, 1)
         patch, index, stored = source.take("int16_t", w.inputs), _index(source, w, 1), source.take("int8_t", w.most)
         source.call("k_terms_i8", x, y, lay, weight(source, op, w), q, terms, zero, patch, index, stored)
-    elif _is_depthwise(g):
+    elif g.depthwise:
         lay = _layer(source, op, g, w, 1)
         taps = _taps(source, op, g, w, "int8_t", lay)
         source.call("k_depthwise_i8", x, y, lay, taps, q, source.take("int32_t", g["c"]))
@@ -77,12 +84,12 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
 
 def _chosen(source: Source, op: Op, g: Geometry, w: Coded, numbers: Numbers | None) -> tuple[str, Coded]:
     """The kernel, and the weight as it is stored for it: the planner's choice, or what these rules say."""
-    if _is_depthwise(g) and numbers is None:
+    if g.depthwise and numbers is None:
         return "depthwise", w
     plain = w.fields.get("codes") == "k_codes_bytes"
     usual = "lists" if _listed(w) else "rows"
     if numbers is not None:
-        usual = "depth" if _is_depthwise(g) else "listed" if plain and few(numbers) else "panels"
+        usual = "depth" if g.depthwise else "listed" if plain and few(numbers) else "panels"
     if source.planner is None:
         return usual, w
     rows = g["o"] // g["groups"] if w.in_place else _tile(g, _stride(g, w)[0])
@@ -104,7 +111,7 @@ def _panels(source: Source, op: Op, w: Coded, numbers: Numbers, kernel: str) -> 
 def _float(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     x, y = source.place(op.inputs[0]), source.place(op.outputs[0])
     finish = finishing(source, op, bias_values(source.program, op) if "bias" in op.weights else None)
-    if _is_depthwise(g) and op.kind != "conv_transpose2d":
+    if g.depthwise and op.kind != "conv_transpose2d":
         lay = _layer(source, op, g, w, 1)
         source.call("k_depthwise_f32", x, y, lay, _taps(source, op, g, w, "float", lay), finish)
         return
@@ -163,10 +170,6 @@ def requant_of(source: Source, op: Op) -> str:
 def _layer(source: Source, op: Op, g: Geometry, w: Coded, tile: int, stride: int = 0) -> str:
     name = source.constant(f"{op.name}.layer", "k_layer", structure(**g.fields, tile=tile, most=w.most, stride=stride))
     return f"&{name}"
-
-
-def _is_depthwise(g: Geometry) -> bool:
-    return 1 < g["groups"] == g["c"] == g["o"]
 
 
 def _stride(g: Geometry, w: Coded) -> tuple[int, bool]:

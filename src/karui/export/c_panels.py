@@ -86,7 +86,7 @@ def depthwise(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -
 
 def numbers_of(source: Source, op: Op, g: Geometry) -> Numbers | None:
     """None where sums of bytes without a sign, or what is added to them, could take more bits than there are."""
-    fields, copy = _geometry(source, op, g)
+    fields, copy = fields_of(source, op, g)
     weight = source.program.weights[op.weights["weight"]]
     requant, codes = requantization(source.program, op), weight.codes().reshape(weight.shape[0], -1)
     most = np.abs(codes.astype(np.int64)).sum(1) * 255
@@ -151,7 +151,7 @@ def packed(codes: NDArray[np.int8]) -> NDArray[np.int8]:
     return np.ascontiguousarray(whole.reshape(groups, each, WIDE, runs, fours, DEEP).transpose(0, 1, 3, 4, 2, 5))
 
 
-def _geometry(source: Source, op: Op, g: Geometry) -> tuple[dict[str, int], int]:
+def fields_of(source: Source, op: Op, g: Geometry) -> tuple[dict[str, int], int]:
     """The fields of ``k_panels``, and the bytes of the copy, without those behind it."""
     width = g["c"] // g["groups"]
     whole = g["groups"] == 1 and g["dx"] == 1  # the taps of a line are neighbours

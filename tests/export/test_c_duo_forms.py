@@ -1,0 +1,64 @@
+"""Layers by two channels whose weights are no bytes in full: decoded some duos at a time, and fours by lists."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from karui.export import c
+from karui.program.program import AffineValues, CodebookValues, Element, Program, Values
+from tests.export.many import QUICK, merged
+from tests.export.test_c_machines import WITHOUT, convolution, same
+
+
+def packed(p: Program, bits: int, seed: int = 0) -> Program:
+    """The same layer with random weights of so many bits."""
+    w, rng = p.weights["weight"], np.random.default_rng(seed)
+    codes = rng.integers(-(1 << bits >> 1), 1 << bits >> 1, w.shape).astype(np.int8)
+    return with_values(p, AffineValues(bits=bits, codes=codes, scale=np.asarray(0.0123, np.float32), zero_point=np.zeros((), np.int32)))
+
+
+def palette(p: Program, entries: int, seed: int = 0) -> Program:
+    """The same layer with a random palette."""
+    w, rng = p.weights["weight"], np.random.default_rng(seed)
+    index = rng.integers(0, entries, w.shape).astype(np.uint8)
+    book = rng.integers(-127, 128, entries).astype(np.int8)
+    return with_values(p, CodebookValues(index=index, codebook=book, scale=np.asarray(0.0123, np.float32)))
+
+
+def with_values(p: Program, values: Values) -> Program:
+    return Program(**{**vars(p), "weights": {"weight": replace(p.weights["weight"], values=values)}})
+
+
+LONG = convolution(1, 6, 1402, 5, kernel=(1, 1), padding=[0, 0, 0, 0], seed=1)
+FORMS = {
+    **{f"{bits} bits": packed(convolution(5, 5, 7, 11, seed=bits), bits, bits) for bits in range(1, 8)},
+    **{f"palette of {n}": palette(convolution(5, 5, 7, 11, seed=n), n, n) for n in (2, 5, 16, 64, 100)},
+    "the last but one channel of a tile before": packed(LONG, 4),
+    "two pixels": packed(convolution(3, 4, 7, 17, padding=[0, 0, 0, 0], seed=6), 3),
+    "seven pixels, groups": palette(convolution(1, 7, 12, 15, groups=3, seed=7), 9),
+}
+
+
+@pytest.mark.parametrize("flags", [QUICK, WITHOUT, ("-O3", "-fPIC")], ids=["O1", "plain", "O3"])
+def test_forms(flags: tuple[str, ...], tmp_path: Path) -> None:
+    same(merged(FORMS), tmp_path, "cortex-m4", flags)
+
+
+def test_all_of_them_go_by_twos() -> None:
+    for name, p in FORMS.items():
+        assert "k_duos_coded_i8" in c.model(p, machine="cortex-m4").kernels, name
+
+
+def test_so_few_weights_that_a_list_is_faster() -> None:
+    """What decides is the number of pixels, too: decoding in full is paid once."""
+    kernels = {}
+    for pixels in (1, 49):
+        p = convolution(1, pixels, 128, 32, kernel=(1, 1), padding=[0, 0, 0, 0])
+        w = p.weights["weight"]
+        mask = np.random.default_rng(0).random(w.shape) < 0.1
+        values = replace(w.values, codes=np.where(mask, w.values.codes, 0).astype(np.int8))
+        sparse = Program(**{**vars(p), "weights": {"weight": replace(w, support=Element(mask=mask), values=values)}})
+        kernels[pixels] = c.model(sparse, machine="cortex-m4").kernels
+    assert "k_sparse_i8" in kernels[1] and "k_duos_coded_i8" in kernels[49]
