@@ -107,6 +107,11 @@ BLOCKS = {
     "nothing left": blocks(convolution(4, 4, 16, 16, seed=22), 1.0, 3),
     "odd channels": blocks(convolution(5, 5, 6, 20, dilation=[2, 2], padding=[2, 2, 2, 2], seed=23), 0.6, 4),
     "groups": blocks(convolution(5, 5, 16, 32, groups=2, seed=24), 0.7, 5),
+    "sixteen at a time": blocks(convolution(9, 13, 70, 56, kernel=(1, 1), padding=[0, 0, 0, 0], seed=25), 0.8, 6),
+    "every other": blocks(convolution(9, 13, 20, 36, kernel=(1, 1), stride=[2, 1], padding=[0, 0, 0, 0], seed=26), 0.7, 7),
+    "groups of 1 x 1": blocks(convolution(6, 6, 24, 80, kernel=(1, 1), padding=[0, 0, 0, 0], groups=2, seed=27), 0.6, 8),
+    "1 x 1 in a border": blocks(convolution(6, 6, 12, 32, kernel=(1, 1), seed=28), 0.6, 9),
+    "a wide line": blocks(convolution(3, 37, 8, 32, seed=29), 0.6, 10),
 }
 
 

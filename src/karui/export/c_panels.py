@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from karui.export.c_geometry import Geometry
+from karui.export.c_requant import in_reals
 from karui.export.c_source import Source, structure
 from karui.export.c_weights import Coded
 from karui.program.arithmetic import Requant, bounds, quantization, requantization
@@ -17,6 +18,7 @@ from karui.program.program import Op
 WIDE, DEEP = 16, 4  # channels of a panel, inputs of a four
 MOST_FOURS = 0.75  # of a layer's: above, all of them are faster; a list costs a panel's weights being read by themselves
 FULL = 0.5  # of the weights in the fours that are left: where more are zero, an index of single weights takes fewer bytes
+BESIDE = 16  # pixels that a list's fours meet at a time
 SLACK = 16  # bytes behind the copy that a last four, or the sixteen bytes from it on, may read
 
 
@@ -55,7 +57,7 @@ class Numbers:
 def panels(source: Source, op: Op, w: Coded, n: Numbers, weight: str) -> None:
     """A convolution or linear layer with one multiplier a channel. weight: its ``k_weight``, for weights that are decoded on the device."""
     size = n.fours.shape[1] * WIDE * DEEP
-    tables, scratch = _weights(source, n, w, n.fours, min(2, n.each) * size)
+    tables, scratch = _weights(source, op, n, w, n.fours, min(2, n.each) * size)
     _call(source, op, "k_panels_i8", n, tables, weight, scratch, copy=n.copy + SLACK)
 
 
@@ -71,7 +73,8 @@ def listed(source: Source, op: Op, n: Numbers) -> None:
     places = (y * f["run_y"] + x * f["run_x"] + j * DEEP).reshape(-1)
     tables = in_panels(n, n.folded) | {"weights": n.fours[there], "ends": there.sum(1).cumsum().astype(np.int32)}
     tables["list"] = np.concatenate([places[each] for each in there] + [np.zeros(1, int)]).astype(np.int32)  # never empty
-    _call(source, op, "k_listed_i8", n, tables, copy=n.copy + SLACK)
+    tables |= _reals(source, op, n)
+    _call(source, op, "k_listed_i8", n, tables, copy=(BESIDE * f["c"] if f["bare"] else n.copy) + SLACK)
 
 
 def depthwise(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -> None:
@@ -80,7 +83,7 @@ def depthwise(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -
     each = -(-channels // WIDE)
     codes = np.pad(numbers.codes.reshape(channels, taps), ((0, each * WIDE - channels), (0, 0)))
     n = replace(numbers, groups=1, outputs=channels, each=each)
-    tables, scratch = _weights(source, n, w, codes.reshape(each, WIDE, taps).swapaxes(1, 2), WIDE * taps)
+    tables, scratch = _weights(source, op, n, w, codes.reshape(each, WIDE, taps).swapaxes(1, 2), WIDE * taps)
     _call(source, op, "k_depth_i8", n, tables, weight, scratch, copy=n.copy + WIDE + channels)
 
 
@@ -112,10 +115,22 @@ def numbers_of(source: Source, op: Op, g: Geometry) -> Numbers | None:
     )
 
 
-def _weights(source: Source, n: Numbers, w: Coded, table: NDArray[np.int8], unpacked: int) -> tuple[dict[str, NDArray[Any]], list[str]]:
+def _reals(source: Source, op: Op, n: Numbers) -> dict[str, NDArray[Any]]:
+    """The tables by which floats make the same codes, where the machine may have the instructions and it is proved."""
+    most = np.abs(n.codes.astype(np.int64)).sum(1) * 255
+    found = in_reals(n.requant, n.folded, most, bounds(op, source.tensor(op.outputs[0]))) if source.machine.reals else None
+    if found is None:
+        return {}
+    start, reals = (_filled(n, each) for each in found)
+    return {"start": start.reshape(-1), "reals": reals.reshape(3, -1, WIDE).swapaxes(0, 1)}
+
+
+def _weights(
+    source: Source, op: Op, n: Numbers, w: Coded, table: NDArray[np.int8], unpacked: int
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """The tables of a layer, and its scratch where weights are decoded on the device."""
     if w.in_place:
-        return in_panels(n, n.folded) | {"weights": table}, ["NULL"] * 4
+        return in_panels(n, n.folded) | {"weights": table} | _reals(source, op, n), ["NULL"] * 4
     scratch = [source.take("int8_t", unpacked), source.take("int8_t", w.inputs)]
     scratch += [source.take("k_index", w.most), source.take("int8_t", w.most)] if w.sparse else ["NULL", "NULL"]
     return in_panels(n, n.requant.bias), scratch
@@ -162,6 +177,8 @@ def fields_of(source: Source, op: Op, g: Geometry) -> tuple[dict[str, int], int]
     fields |= {"high": high, "wide": wide, "pixels": g.pixels, "down": g["sy"] * line, "along": g["sx"] * g["c"]}
     fields |= {"runs_y": g["kh"], "runs_x": 1 if whole else g["kw"], "run_y": g["dy"] * line, "run_x": g["dx"] * g["c"]}
     fields |= {"length": length, "fours": -(-length // DEEP), "unsign": source.machine.unsign}
+    inside = not g["top"] and not g["left"] and high <= g["h"] and wide <= g["w"]
+    fields["bare"] = int(g["kh"] == g["kw"] == 1 and inside)
     fields["border"] = fields["unsign"] + quantization(source.tensor(op.inputs[0]))[1]
     return fields, high * line
 
@@ -172,9 +189,12 @@ def in_panels(n: Numbers, bias: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     def halves(values: NDArray[Any]) -> NDArray[np.int64]:
         return values.reshape(-1, WIDE // 2, 2).swapaxes(1, 2).reshape(-1).astype(np.int64)
 
-    def filled(values: NDArray[Any]) -> NDArray[Any]:
-        return np.pad(values.reshape(n.groups, n.outputs), ((0, 0), (0, n.each * WIDE - n.outputs)))
+    shift = np.maximum(_filled(n, n.requant.shift), 32 if n.quick else 0)  # of what fills up, too
+    multiplier = _filled(n, n.requant.multiplier).reshape(-1).astype(np.int32)
+    return {"multiplier": multiplier, "bias": halves(_filled(n, bias)), "shift": halves(shift)}
 
-    shift = np.maximum(filled(n.requant.shift), 32 if n.quick else 0)  # of what fills up, too
-    multiplier = filled(n.requant.multiplier).reshape(-1).astype(np.int32)
-    return {"multiplier": multiplier, "bias": halves(filled(bias)), "shift": halves(shift)}
+
+def _filled(n: Numbers, values: NDArray[Any]) -> NDArray[Any]:
+    """Numbers ``[…, O]`` of the channels as ``[…, groups, channels of the group's panels]``."""
+    apart = values.reshape(*values.shape[:-1], n.groups, n.outputs)
+    return np.pad(apart, [(0, 0)] * (apart.ndim - 1) + [(0, n.each * WIDE - n.outputs)])

@@ -12,6 +12,7 @@ class Machine:
     sets: the function of c_runtime that chooses, on the device, among the instruction sets that the program may use; None: portable C only.
     unsign: 128 where its instructions want inputs without a sign, else 0. most_code: the largest |weight| that they bear.
     signs: the function that chooses among those for weights of one bit. spread: bytes in which eight bits of an activation lie for them.
+    reals: sums become codes in float32 where that is proved (c_requant.py).
     floats: the function that chooses among those for layers of floats; None: portable C.
     duos: layers go by two channels and three pixels (c_runtime/duo.c), chosen by the compiler; memory is scarce.
     """
@@ -23,6 +24,7 @@ class Machine:
     most_code: int = 128
     signs: str = "k_signs_plain"
     spread: int = 1
+    reals: bool = False
     floats: str | None = None
     duos: bool = False
 
@@ -39,6 +41,7 @@ MACHINES = {
             unsign=128,
             signs="k_signs_v3",
             spread=2,
+            reals=True,
             floats="k_floats_v4",
         ),
         Machine(

@@ -18,6 +18,7 @@ typedef struct {
     int32_t length, fours;             /* inputs of a run, and the fours that hold them */
     int32_t unsign;                    /* 128 where bytes of the copy are codes + 128, else 0 */
     int32_t border;                    /* the byte that stands for nothing */
+    int32_t bare;                      /* a pixel sees only itself, so the image wants no border */
 } k_panels;
 
 /* Numbers of the output channels, sixteen to a panel; those that fill up the last one are zero. y = (sum · multiplier + bias) >> shift. */
@@ -32,13 +33,17 @@ struct k_panel_weight {
     const int32_t *multiplier;
     const int64_t *bias;       /* of a panel, those of its even channels, then of its odd ones; so do shifts lie. It holds what the */
     const int64_t *shift;      /* border and the 128 add to the sums, too, but for weights that are decoded */
+    const int32_t *start;      /* or NULL, [panels][16]: what is added to each sum before */
+    const float *reals;       /* or NULL, [panels][3][16]: y = ⌊sum · upper + (sum · lower + rest)⌋, the outer sum rounded down: the same y */
     int32_t quick;             /* every shift is 32 or more, and every y fits in 32 bits before it is clamped */
     int32_t low, high;         /* codes */
 };
 
 /* What a set of instructions brings. `tile`: sums[8][panels][16] of eight pixels (of one only, where `one`) and one or two panels, which lie
- * `far` bytes apart. `listed`: sums[8][16] of a panel that has few fours. `depth`: of a depthwise layer's panel. `add`: codes plus codes. `quantize`: floats
- * to codes. `lookup`: through a table [256] of bytes.
+ * `far` bytes apart. `listed`: sums[8][16] of a panel that has few fours. `depth`: of a depthwise layer's panel. `add`: codes plus codes.
+ * `quantize`: floats to codes. `lookup`: through a table [256] of bytes. `lists`, or NULL: codes of up to sixteen pixels from a panel that
+ * has few fours; where fewer, the last one's start stands in for those behind it. `copy`: codes, as they are or without a sign.
+ * `codes`, or NULL: both, of up to eight pixels from two panels that have `reals`.
  * `store`: the codes of `count` pixels from `panel` on, whose biases are `bias`; `o`: from pixel to pixel of y; `left`: channels to come. */
 typedef struct {
     void (*tile)(const k_panels *l, const int8_t *w, int32_t far, int32_t panels, const uint8_t *const at[8], int32_t one, int32_t *sums);
@@ -49,26 +54,28 @@ typedef struct {
     void (*add)(const int8_t *a, const int8_t *b, int8_t *y, int32_t count, const k_pair *p);
     void (*quantize)(const float *x, int8_t *y, int32_t count, float scale, int32_t zero, int32_t low, int32_t high);
     void (*lookup)(const void *x, void *y, int32_t count, const void *table);
+    void (*copy)(const int8_t *x, uint8_t *y, int32_t count, int32_t unsign);
+    void (*lists)(const k_panels *l, const k_panel_weight *w, int32_t panel, const uint8_t *const at[16], int32_t count, int8_t *y,
+                  int32_t left);
+    void (*codes)(const k_panels *l, const int8_t *weights, int32_t far, const k_panel_weight *w, int32_t panel, const uint8_t *const at[8],
+                  int32_t count, int8_t *y, int32_t left);
 } k_set;
 
 /* Products that are worth waking a thread for. */
 #define k_worth ((int64_t)1 << 21)
 
 /* The image in its border. */
-static k_once void k_bordered(const int8_t *restrict x, const k_panels *l, uint8_t *restrict copy)
+static k_once void k_bordered(const int8_t *x, const k_panels *l, const k_set *set, uint8_t *copy)
 {
     const int32_t line = l->wide * l->c, width = l->w * l->c, before = l->left * l->c;
-    const uint8_t unsign = (uint8_t)l->unsign;
-    int32_t y, i;
+    int32_t y;
     for (y = 0; y < l->high; y++, copy += line) {
-        const int8_t *restrict from = x + (y - l->top) * width;
         if (y < l->top || y >= l->top + l->h) {
             memset(copy, l->border, (size_t)line);
             continue;
         }
         memset(copy, l->border, (size_t)before);
-        for (i = 0; i < width; i++)
-            copy[before + i] = (uint8_t)((uint8_t)from[i] ^ unsign);
+        set->copy(x + (y - l->top) * width, copy + before, width, l->unsign);
         memset(copy + before + width, l->border, (size_t)(line - before - width));
     }
 }
@@ -77,7 +84,10 @@ static k_once void k_bordered(const int8_t *restrict x, const k_panels *l, uint8
 static void k_starts(const k_panels *l, const uint8_t *copy, int32_t first, const uint8_t *at[8])
 {
     int32_t i, y = first / l->ow, x = first % l->ow;
-    for (i = 0; i < 8; i++) {
+    const uint8_t *from = copy + y * l->down + x * l->along;
+    for (i = 0; x + 8 <= l->ow && i < 8; i++, from += l->along)
+        at[i] = from;
+    for (; i < 8; i++) {
         at[i] = copy + y * l->down + x * l->along;
         if (first + i + 1 < l->pixels && ++x == l->ow) {
             x = 0;
@@ -133,6 +143,10 @@ static void k_panels_of(const k_panels *l, const k_panel_weight *w, const k_set 
         const int32_t count = to - p < 8 ? to - p : 8;
         const uint8_t *at[8];
         k_starts(l, copy + group * l->length, p, at);
+        if (set->codes && w->reals && panels == 2 && count > 1) {
+            set->codes(l, weights, size, w, panel, at, count, y + p * l->o + first, left);
+            continue;
+        }
         set->tile(l, weights, size, panels, at, count == 1, sums);
         set->store(sums, count, panels, w, panel, bias, y + p * l->o + first, l->o, left);
     }
@@ -172,7 +186,7 @@ static k_once void k_panels_i8(const int8_t *x, int8_t *y, const k_panels *l, co
     const int32_t outputs = l->o / l->groups, each = (outputs + 15) / 16, size = l->runs_y * l->runs_x * l->fours * 64;
     k_cursor cursor = k_start();
     int32_t group, q, i, panels;
-    k_bordered(x, l, copy);
+    k_bordered(x, l, set, copy);
     if (!w->unpack) {
         const k_panel_job job = {l, w, set, copy, y};
         if ((int64_t)l->pixels * l->groups * each * size < k_worth)
@@ -194,26 +208,6 @@ static k_once void k_panels_i8(const int8_t *x, int8_t *y, const k_panels *l, co
         }
 }
 
-/* A layer whose panels have a list of fours each: time goes with the number of fours. */
-static k_once void k_listed_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy)
-{
-    const int32_t outputs = l->o / l->groups, each = (outputs + 15) / 16;
-    int32_t group, q, p, sums[8 * 16];
-    k_bordered(x, l, copy);
-    for (group = 0; group < l->groups; group++)
-        for (p = 0; p < l->pixels; p += 8) {
-            const int32_t count = l->pixels - p < 8 ? l->pixels - p : 8;
-            const uint8_t *at[8];
-            k_starts(l, copy + group * l->length, p, at);
-            for (q = 0; q < each; q++) {
-                const int32_t panel = group * each + q, from = panel ? w->ends[panel - 1] : 0;
-                int8_t *to = y + p * l->o + group * outputs + q * 16;
-                set->listed(l, w->list + from, w->ends[panel] - from, w->weights + from * 64, at, sums);
-                set->store(sums, count, 1, w, panel, w->bias + panel * 16, to, l->o, outputs - q * 16);
-            }
-        }
-}
-
 /* A depthwise layer; its weights are [panels][taps][16]. Scratch as above, with 16 bytes and a pixel more behind the copy. */
 static k_once void k_depth_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy,
                               int8_t *unpacked, int8_t *row, k_index *index, int8_t *stored)
@@ -221,7 +215,7 @@ static k_once void k_depth_i8(const int8_t *x, int8_t *y, const k_panels *l, con
     const int32_t taps = l->runs_y * l->runs_x;
     k_cursor cursor = k_start();
     int32_t p, first, sums[8 * 16];
-    k_bordered(x, l, copy);
+    k_bordered(x, l, set, copy);
     for (first = 0; first < l->o; first += 16) {
         const int8_t *weights = w->weights ? w->weights + first * taps : unpacked;
         const int64_t *bias = w->bias + first;
@@ -261,18 +255,13 @@ static void k_depth_plain(const k_panels *l, const int8_t *w, const uint8_t *con
     }
 }
 
-/* Its sums of listed fours. */
-static void k_listed_plain(const k_panels *l, const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8],
-                         int32_t *sums)
+/* Its bytes. */
+static void k_copy_plain(const int8_t *restrict x, uint8_t *restrict y, int32_t count, int32_t unsign)
 {
-    int32_t i, j, o, k;
-    for (i = 0; i < 8; i++, sums += 16) {
-        memset(sums, 0, 16 * sizeof(int32_t));
-        for (j = 0; j < fours; j++)
-            for (o = 0; o < 16; o++)
-                for (k = 0; k < 4; k++)
-                    sums[o] += k_byte(l, at[i] + list[j] + k) * w[j * 64 + o * 4 + k];
-    }
+    const uint8_t by = (uint8_t)unsign;
+    int32_t i;
+    for (i = 0; i < count; i++)
+        y[i] = (uint8_t)((uint8_t)x[i] ^ by);
 }
 
 /* Its table. */

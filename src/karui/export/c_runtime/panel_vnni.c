@@ -3,11 +3,6 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-/* Before functions that are compiled for AVX-512 with VNNI. */
-#if defined(K_X86)
-#define k_vnni __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
-#endif
-
 /* Eight registers to memory, `far` sums from one to the next. */
 #if defined(K_X86)
 #define k_put_vnni(to, far, i, a) _mm512_storeu_si512((void *)((to) + (far) * (i)), a)
@@ -30,33 +25,61 @@
     b##i = _mm512_dpbusd_epi32(b##i, x, v)
 #endif
 
+/* Eight pixels against two panels: what is added to a0 … a7 and b0 … b7. */
+#if defined(K_X86)
+#define k_add_up_vnni(l, weights, far, at) \
+    do { \
+        const int8_t *w_ = weights; \
+        int32_t ry, rx, j; \
+        for (ry = 0; ry < (l)->runs_y; ry++) \
+            for (rx = 0; rx < (l)->runs_x; rx++, w_ += (l)->fours * 64) { \
+                const int32_t run = ry * (l)->run_y + rx * (l)->run_x; \
+                const uint8_t *p0 = at[0] + run, *p1 = at[1] + run, *p2 = at[2] + run, *p3 = at[3] + run; \
+                const uint8_t *p4 = at[4] + run, *p5 = at[5] + run, *p6 = at[6] + run, *p7 = at[7] + run; \
+                for (j = 0; j < (l)->fours; j++) { \
+                    const __m512i u = _mm512_loadu_si512((const void *)(w_ + 64 * j)); \
+                    const __m512i v = _mm512_loadu_si512((const void *)(w_ + far + 64 * j)); \
+                    __m512i x; \
+                    k_both_vnni(0); \
+                    k_both_vnni(1); \
+                    k_both_vnni(2); \
+                    k_both_vnni(3); \
+                    k_both_vnni(4); \
+                    k_both_vnni(5); \
+                    k_both_vnni(6); \
+                    k_both_vnni(7); \
+                } \
+            } \
+    } while (0)
+#endif
+
 /* Sums of eight pixels and two panels. */
 #if defined(K_X86)
 static k_vnni void k_wide_vnni(const k_panels *l, const int8_t *w, int32_t far, const uint8_t *const at[8], int32_t *sums)
 {
     __m512i a0 = _mm512_setzero_si512(), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
-    __m512i b0 = a0, b1 = a0, b2 = a0, b3 = a0, b4 = a0, b5 = a0, b6 = a0, b7 = a0, u, v, x;
-    int32_t ry, rx, j;
-    for (ry = 0; ry < l->runs_y; ry++)
-        for (rx = 0; rx < l->runs_x; rx++, w += l->fours * 64) {
-            const int32_t run = ry * l->run_y + rx * l->run_x;
-            const uint8_t *p0 = at[0] + run, *p1 = at[1] + run, *p2 = at[2] + run, *p3 = at[3] + run;
-            const uint8_t *p4 = at[4] + run, *p5 = at[5] + run, *p6 = at[6] + run, *p7 = at[7] + run;
-            for (j = 0; j < l->fours; j++) {
-                u = _mm512_loadu_si512((const void *)(w + 64 * j));
-                v = _mm512_loadu_si512((const void *)(w + far + 64 * j));
-                k_both_vnni(0);
-                k_both_vnni(1);
-                k_both_vnni(2);
-                k_both_vnni(3);
-                k_both_vnni(4);
-                k_both_vnni(5);
-                k_both_vnni(6);
-                k_both_vnni(7);
-            }
-        }
+    __m512i b0 = a0, b1 = a0, b2 = a0, b3 = a0, b4 = a0, b5 = a0, b6 = a0, b7 = a0;
+    k_add_up_vnni(l, w, far, at);
     k_keep_vnni(sums, 32, a0, a1, a2, a3, a4, a5, a6, a7);
     k_keep_vnni(sums + 16, 32, b0, b1, b2, b3, b4, b5, b6, b7);
+}
+#endif
+
+/* Codes of eight pixels and two panels. */
+#if defined(K_X86)
+static k_vnni void k_wide_codes_vnni(const k_panels *l, const int8_t *weights, int32_t far, const k_panel_weight *w, int32_t panel,
+                                     const uint8_t *const at[8], int32_t count, int8_t *y, int32_t left)
+{
+    const __m512i low = _mm512_set1_epi8((char)w->low), high = _mm512_set1_epi8((char)w->high);
+    const float *first = w->reals + panel * 48, *second = first + 48;
+    const ptrdiff_t o = l->o;
+    __m512i a0 = k_start_vnni(w, panel), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
+    __m512i b0 = k_start_vnni(w, panel + 1), b1 = b0, b2 = b0, b3 = b0, b4 = b0, b5 = b0, b6 = b0, b7 = b0;
+    k_add_up_vnni(l, weights, far, at);
+    k_give_vnni(y, o, k_codes_vnni(a0, a1, a2, a3, first, low, high), count, left);
+    k_give_vnni(y + 16, o, k_codes_vnni(b0, b1, b2, b3, second, low, high), count, left - 16);
+    k_give_vnni(y + 4 * o, o, k_codes_vnni(a4, a5, a6, a7, first, low, high), count - 4, left);
+    k_give_vnni(y + 4 * o + 16, o, k_codes_vnni(b4, b5, b6, b7, second, low, high), count - 4, left - 16);
 }
 #endif
 
@@ -90,23 +113,6 @@ static k_vnni void k_narrow_vnni(const k_panels *l, const int8_t *w, const uint8
                 k_step_vnni(4 * j, w + 64 * j);
             }
         }
-    k_keep_vnni(sums, 16, a0, a1, a2, a3, a4, a5, a6, a7);
-}
-#endif
-
-/* Sums of listed fours by VNNI. */
-#if defined(K_X86)
-static k_vnni void k_listed_vnni(const k_panels *l, const int32_t *list, int32_t fours, const int8_t *w, const uint8_t *const at[8],
-                                 int32_t *sums)
-{
-    __m512i a0 = _mm512_setzero_si512(), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0, u;
-    const uint8_t *p0 = at[0], *p1 = at[1], *p2 = at[2], *p3 = at[3], *p4 = at[4], *p5 = at[5], *p6 = at[6], *p7 = at[7];
-    int32_t k;
-    (void)l;
-    for (k = 0; k < fours; k++) {
-        const ptrdiff_t place = list[k];
-        k_step_vnni(place, w + 64 * k);
-    }
     k_keep_vnni(sums, 16, a0, a1, a2, a3, a4, a5, a6, a7);
 }
 #endif
@@ -151,7 +157,7 @@ static k_vnni void k_tile_vnni(const k_panels *l, const int8_t *w, int32_t far, 
 /* Sixteen bytes as 32 bits. A pixel's tap, and a column of the image, which up to three neighbouring pixels see. */
 #if defined(K_X86)
 #define k_wide_bytes_vnni(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p)))
-#define k_wide_codes_vnni(p) _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+#define k_signed_vnni(p) _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p)))
 #define k_tap_vnni(i) a##i = _mm512_dpwssd_epi32(a##i, k_wide_bytes_vnni(at[i] + run), u)
 #define k_column_vnni(j) x = k_wide_bytes_vnni(p + (j) * channels)
 #define k_see_vnni(i, w) a##i = _mm512_dpwssd_epi32(a##i, x, w)
@@ -172,9 +178,9 @@ static k_vnni void k_slide_vnni(const k_panels *l, const int8_t *w, const uint8_
     for (ry = 0; ry < l->runs_y; ry++, w += l->runs_x * 16)
         for (rx = 0; rx < l->runs_x; rx += 3) {
             const uint8_t *p = first + ry * l->run_y + rx * channels;
-            const __m512i u = k_wide_codes_vnni(w + rx * 16), none = _mm512_setzero_si512();
-            const __m512i v = rx + 1 < l->runs_x ? k_wide_codes_vnni(w + rx * 16 + 16) : none;
-            const __m512i w2 = rx + 2 < l->runs_x ? k_wide_codes_vnni(w + rx * 16 + 32) : none;
+            const __m512i u = k_signed_vnni(w + rx * 16), none = _mm512_setzero_si512();
+            const __m512i v = rx + 1 < l->runs_x ? k_signed_vnni(w + rx * 16 + 16) : none;
+            const __m512i w2 = rx + 2 < l->runs_x ? k_signed_vnni(w + rx * 16 + 32) : none;
             k_column_vnni(0);
             k_see_vnni(0, u);
             k_column_vnni(1);
@@ -209,7 +215,7 @@ static k_vnni void k_depth_vnni(const k_panels *l, const int8_t *w, const uint8_
     for (ry = 0; ry < l->runs_y; ry++)
         for (rx = 0; rx < l->runs_x; rx++, w += 16) {
             const int32_t run = ry * l->run_y + rx * l->run_x;
-            const __m512i u = k_wide_codes_vnni(w);
+            const __m512i u = k_signed_vnni(w);
             k_tap_vnni(0);
             k_tap_vnni(1);
             k_tap_vnni(2);
@@ -262,65 +268,17 @@ static k_vnni void k_quantize_vnni(const float *x, int8_t *y, int32_t count, flo
 }
 #endif
 
-/* Results of sixteen channels, each in 32 bits: shifts are 32 or more, so those of the odd channels come to lie in the upper halves. */
+/* Codes as they are, or without a sign. */
 #if defined(K_X86)
-#define k_quick_vnni(i) \
-    _mm512_mask_mov_epi32( \
-        _mm512_srav_epi64(_mm512_add_epi64(_mm512_mul_epi32(k_sums_vnni(i), m), even), by), 0xaaaa, \
-        _mm512_srav_epi64(_mm512_add_epi64(_mm512_mul_epi32(_mm512_shuffle_epi32(k_sums_vnni(i), 0xf5), n), odd), less))
-#define k_sums_vnni(i) _mm512_loadu_si512((const void *)(sums + (i) * far))
-#endif
-
-/* Codes of one panel by AVX-512, where that is allowed: four pixels at a time. */
-#if defined(K_X86)
-static k_vnni void k_four_vnni(const int32_t *sums, int32_t far, int32_t count, const k_panel_weight *w, int32_t at, const int64_t *bias,
-                               int8_t *y, int32_t o, __mmask16 mask)
+static k_vnni void k_copy_vnni(const int8_t *x, uint8_t *y, int32_t count, int32_t unsign)
 {
-    const __m512i low = _mm512_set1_epi8((char)w->low), high = _mm512_set1_epi8((char)w->high);
-    const __m512i m = _mm512_loadu_si512((const void *)(w->multiplier + at)), n = _mm512_srli_epi64(m, 32);
-    const __m512i even = _mm512_loadu_si512((const void *)bias), odd = _mm512_loadu_si512((const void *)(bias + 8));
-    const __m512i by = _mm512_loadu_si512((const void *)(w->shift + at));
-    const __m512i less = _mm512_sub_epi64(_mm512_loadu_si512((const void *)(w->shift + at + 8)), _mm512_set1_epi64(32));
-    const __m512i turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i by = _mm512_set1_epi8((char)unsign);
     int32_t i;
-    for (i = 0; i + 4 <= count; i += 4, sums += 4 * far, y += 4 * o) {
-        const __m512i a = _mm512_packs_epi32(k_quick_vnni(0), k_quick_vnni(1)), b = _mm512_packs_epi32(k_quick_vnni(2), k_quick_vnni(3));
-        const __m512i c = _mm512_max_epi8(_mm512_min_epi8(_mm512_packs_epi16(a, b), high), low), d = _mm512_permutexvar_epi32(turned, c);
-        _mm_mask_storeu_epi8((void *)y, mask, _mm512_castsi512_si128(d));
-        _mm_mask_storeu_epi8((void *)(y + o), mask, _mm512_extracti32x4_epi32(d, 1));
-        _mm_mask_storeu_epi8((void *)(y + 2 * o), mask, _mm512_extracti32x4_epi32(d, 2));
-        _mm_mask_storeu_epi8((void *)(y + 3 * o), mask, _mm512_extracti32x4_epi32(d, 3));
-    }
-    for (; i < count; i++, sums += far, y += o) {
-        const __m512i a = _mm512_packs_epi32(k_quick_vnni(0), k_quick_vnni(0)), b = _mm512_packs_epi16(a, a);
-        const __m512i c = _mm512_permutexvar_epi32(turned, _mm512_max_epi8(_mm512_min_epi8(b, high), low));
-        _mm_mask_storeu_epi8((void *)y, mask, _mm512_castsi512_si128(c));
-    }
-}
-#endif
-
-/* Codes by AVX-512. */
-#if defined(K_X86)
-static k_vnni void k_store_vnni(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel,
-                                const int64_t *bias, int8_t *y, int32_t o, int32_t left)
-{
-    const __m128i low = _mm_set1_epi8((char)w->low), high = _mm_set1_epi8((char)w->high);
-    int32_t i, q;
-    for (q = 0; q < panels; q++, bias += 16) {
-        const int32_t at = (panel + q) * 16, most = left - 16 * q < 16 ? left - 16 * q : 16;
-        const __mmask16 mask = (__mmask16)((1u << most) - 1u);
-        const __m512i m = _mm512_loadu_si512((const void *)(w->multiplier + at)), n = _mm512_srli_epi64(m, 32);
-        const __m512i by = _mm512_loadu_si512((const void *)(w->shift + at)), less = _mm512_loadu_si512((const void *)(w->shift + at + 8));
-        for (i = 0; i < count && !w->quick; i++) {
-            const __m512i s = _mm512_loadu_si512((const void *)(sums + (i * panels + q) * 16));
-            const __m512i u = _mm512_add_epi64(_mm512_mul_epi32(s, m), _mm512_loadu_si512((const void *)bias));
-            const __m512i t = _mm512_mul_epi32(_mm512_srli_epi64(s, 32), n), v = _mm512_add_epi64(t, _mm512_loadu_si512((const void *)(bias + 8)));
-            const __m128i even = _mm512_cvtsepi64_epi8(_mm512_srav_epi64(u, by)), odd = _mm512_cvtsepi64_epi8(_mm512_srav_epi64(v, less));
-            const __m128i bytes = _mm_max_epi8(_mm_min_epi8(_mm_unpacklo_epi8(even, odd), high), low);
-            _mm_mask_storeu_epi8((void *)(y + i * o + q * 16), mask, bytes);
-        }
-        if (w->quick)
-            k_four_vnni(sums + q * 16, panels * 16, count, w, at, bias, y + q * 16, o, mask);
+    for (i = 0; i + 64 <= count; i += 64)
+        _mm512_storeu_si512((void *)(y + i), _mm512_xor_si512(_mm512_loadu_si512((const void *)(x + i)), by));
+    if (i < count) {
+        const __mmask64 mask = ((__mmask64)1 << (count - i)) - 1u;
+        _mm512_mask_storeu_epi8((void *)(y + i), mask, _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, (const void *)(x + i)), by));
     }
 }
 #endif
@@ -345,23 +303,3 @@ static k_vbmi void k_lookup_vbmi(const void *x, void *y, int32_t count, const vo
     }
 }
 #endif
-
-/* The best set of this machine, up to AVX-512 with VNNI. */
-static k_set k_set_v4(void)
-{
-    k_set set = k_set_v3();
-#if defined(K_X86)
-    const uint32_t bears = k_bears();
-    if (bears & 2u) {
-        set.tile = k_tile_vnni;
-        set.listed = k_listed_vnni;
-        set.depth = k_depth_vnni;
-        set.add = k_add_vnni;
-        set.quantize = k_quantize_vnni;
-        set.store = k_store_vnni;
-    }
-    if (bears & 4u)
-        set.lookup = k_lookup_vbmi;
-#endif
-    return set;
-}
