@@ -95,7 +95,7 @@ static k_once void k_pair_i8(const int8_t *x, int8_t *y, const k_panels *l, cons
     k_cursor cursor = k_start();
     int32_t group, q, p, i, sums[8 * 32];
     int64_t raised[8 * 16];
-    k_bordered(x, l, copy);
+    k_bordered(x, l, set, copy);
     for (group = 0; group < groups; group++)
         for (q = 0; q < each; q++) {
             const int32_t first = group * outputs + q * 16, left = outputs - q * 16, panel = group * each + q;
