@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from karui.export import c
-from karui.program.program import AffineValues, CodebookValues, Element, Program, Values
+from karui.program.check_weight import spread_blocks
+from karui.program.program import AffineValues, Block, CodebookValues, Element, Program, Values
 from tests.export.many import QUICK, merged
 from tests.export.test_c_machines import WITHOUT, convolution, same
 
@@ -41,14 +42,53 @@ FORMS = {
 }
 
 
+def few(p: Program, rows: int, columns: int, share: float, seed: int = 0) -> Program:
+    """The same layer without that share of its blocks."""
+    w, rng = p.weights["weight"], np.random.default_rng(seed)
+    there = rng.random((-(-w.shape[0] // rows), -(-int(np.prod(w.shape[1:])) // columns))) >= share
+    mask = spread_blocks(there, rows, columns, w.shape)
+    values = replace(w.values, codes=np.where(mask, w.values.codes, 0).astype(np.int8))
+    return Program(**{**vars(p), "weights": {"weight": replace(w, support=Block(rows=rows, columns=columns, mask=mask), values=values)}})
+
+
+LISTED = {
+    **{
+        f"{rows} x 4, {share:.0%}": few(convolution(5, 5, 16, 24, seed=rows), rows, 4, share, rows)
+        for rows in (1, 2, 16)
+        for share in (0.5, 0.8, 0.95)
+    },
+    "nothing left": few(convolution(4, 5, 16, 16, seed=2), 16, 4, 1.0),
+    "odd channels": few(convolution(3, 7, 8, 11, seed=3), 2, 4, 0.7, 3),
+    "three channels": few(convolution(3, 7, 8, 3, seed=4), 1, 4, 0.6, 4),
+    "groups": few(convolution(5, 5, 24, 33, groups=3, seed=5), 1, 8, 0.6, 5),
+    "one pixel": few(convolution(1, 1, 96, 10, kernel=(1, 1), padding=[0, 0, 0, 0], seed=6), 2, 4, 0.7, 6),
+    "two pixels": few(convolution(1, 2, 96, 10, kernel=(1, 1), padding=[0, 0, 0, 0], seed=7), 2, 4, 0.7, 7),
+    "runs that end in a part of a four": few(convolution(6, 6, 6, 20, dilation=[2, 2], seed=8), 4, 6, 0.7, 8),
+    "as many fours as a list can step over": few(convolution(1, 4, 5460, 2, kernel=(1, 1), padding=[0, 0, 0, 0], seed=9), 2, 4, 0.99, 9),
+}
+
+
 @pytest.mark.parametrize("flags", [QUICK, WITHOUT, ("-O3", "-fPIC")], ids=["O1", "plain", "O3"])
 def test_forms(flags: tuple[str, ...], tmp_path: Path) -> None:
-    same(merged(FORMS), tmp_path, "cortex-m4", flags)
+    same(merged(FORMS | LISTED), tmp_path, "cortex-m4", flags)
 
 
 def test_all_of_them_go_by_twos() -> None:
     for name, p in FORMS.items():
         assert "k_duos_coded_i8" in c.model(p, machine="cortex-m4").kernels, name
+
+
+def test_fours_are_listed() -> None:
+    """Zeros take no time; a list is there once for all duos that have the same zeros."""
+    sizes = {}
+    for name, p in LISTED.items():
+        built = c.model(p, machine="cortex-m4")
+        assert "k_duos_listed_i8" in built.kernels, name
+        sizes[name] = sum(table.size for each, table in built.tables.items() if each.endswith("duo_lists"))
+    assert sizes["16 x 4, 50%"] < sizes["2 x 4, 50%"] / 2
+    dense = convolution(5, 5, 16, 24)
+    for p in (dense, few(dense, 1, 4, 0.1), few(dense, 1, 1, 0.7)):  # nothing to skip, little to skip, bytes lost
+        assert "k_duos_listed_i8" not in c.model(p, machine="cortex-m4").kernels
 
 
 def test_so_few_weights_that_a_list_is_faster() -> None:

@@ -11,6 +11,7 @@ from karui.program.interpreter import run
 from karui.program.program import Program
 from karui.run import bare, qemu
 from tests.export.many import agree, inputs_of, merged
+from tests.export.test_c_duo_forms import FORMS, LISTED
 from tests.export.test_c_floats import SIZES as FLOATS
 from tests.export.test_c_layers import all_pairs
 from tests.export.test_c_machines import SIZES
@@ -46,6 +47,12 @@ def same(p: Program, folder: Path, machine: str, processor: str, flags: tuple[st
 @pytest.mark.parametrize(("machine", "processor"), PLACES)
 def test_sizes(machine: str, processor: str, tmp_path: Path) -> None:
     same(merged(SIZES), tmp_path, machine, processor)
+
+
+@needs_boards
+@pytest.mark.parametrize("machine", ["cortex-m4", "cortex-m7"])
+def test_weights_by_two_channels(machine: str, tmp_path: Path) -> None:
+    same(merged(FORMS | LISTED), tmp_path, machine, machine)
 
 
 @pytest.mark.parametrize(("machine", "processor"), PLACES[:2])

@@ -1,13 +1,13 @@
-"""Integer layers by two channels whose weights are no bytes in full: how their numbers lie for c_runtime/duo_forms.c."""
+"""Integer layers by two channels whose weights are no bytes in full: decoded (c_runtime/duo_forms.c), or fours by lists (duo_listed.c)."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from karui.export.c_duos import constant, fitting, fours_of, shared
+from karui.export.c_duos import FOUR, PIXELS, constant, fitting, fours_of, pairs_of, shared, words_of
 from karui.export.c_geometry import Geometry
-from karui.export.c_panels import Numbers, numbers_of
+from karui.export.c_panels import FULL, Numbers, numbers_of
 from karui.export.c_source import Source
 from karui.export.c_weights import Coded
 from karui.program.program import Op
@@ -20,6 +20,10 @@ BEYOND = 2
 # Instructions, counted in QEMU on a Cortex-M4: a product, a weight (once for all pixels), a result
 IN_FULL = (0.77, 3.5, 18.0)
 AS_LISTS = (9.5, 0.0, 45.0)  # k_sparse_i8, for what is stored
+
+STEP = PIXELS * FOUR * 2  # bytes of a four in a column
+MOST = 32767  # bytes of a column that a list can step back over
+LISTED = 0.85  # of all fours: above, skipping the others costs what it saves
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,3 +71,56 @@ def quick(w: Coded) -> Coded:
         return w
     values = np.append(w.tables["values"], np.zeros(BEYOND, np.uint8))
     return replace(w, tables={**w.tables, "values": values}, fields={**w.fields, "codes": QUICK[codes]})
+
+
+# ── fours by lists ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def listed_duos(source: Source, op: Op, g: Geometry) -> bool:
+    """A layer by the fours that each duo has. False, and nothing is written, where that saves nothing, or bytes are lost."""
+    n = numbers_of(source, op, g)
+    if n is None or n.outputs < 2 or fours_of(n) * STEP > MOST:
+        return False
+    pairs = pairs_of(n.outputs)
+    words = words_of(n, pairs)
+    there, stored = np.asarray(words.any(-1)), np.count_nonzero(n.codes.reshape(n.groups, n.outputs, -1)[:, pairs])
+    if there.mean() > LISTED or stored < FULL * there.sum() * 2 * FOUR or (requant := fitting(n)) is None:
+        return False
+    duos, lists, ends = in_lists(words, there, requant[:-2].reshape(*there.shape[:2], 8), n.outputs % 2 == 1)
+    layer, column, edge = shared(source, op, g, n)
+    tables = [source.table(f"{op.name}.duo.{name}", array) for name, array in (("lists", lists), ("ends", ends))]
+    weight = constant(source, op, n, None, source.table(f"{op.name}.duo.listed", duos))
+    source.call("k_duos_listed_i8", source.place(op.inputs[0]), source.place(op.outputs[0]), layer, weight, *tables, column, edge)
+    return True
+
+
+def in_lists(
+    words: NDArray[np.int32], there: NDArray[np.bool_], requant: NDArray[np.int32], odd: bool
+) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.int32]]:
+    """Duos, lists and ends, as in c_runtime/duo_listed.c.
+
+    words: ``[groups, duos, fours, 2]``; there: ``[groups, duos, fours]``; requant: ``[groups, duos, 8]``; odd: the last is alone.
+    """
+    known: dict[bytes, int] = {}  # list → where it begins, in bytes
+    duos: list[NDArray[np.int32]] = []
+    ends: list[int] = []
+    size = end = 0
+    for group in range(len(words)):
+        last = words.shape[1] - odd
+        for duo in range(words.shape[1]):
+            if duo in (0, last):
+                at = 0  # a part begins
+            fours = np.flatnonzero(there[group, duo])
+            fours = fours if len(fours) else np.zeros(1, np.int64)  # zeros, as a list has one four at least
+            steps = np.diff(fours, prepend=-1, append=-1) - 1
+            steps[-1] = -1 - fours[-1]
+            text = (steps * STEP).astype(np.int16).tobytes()
+            if text not in known:
+                known[text], size = size, size + len(text)
+            row = requant[group, duo]
+            duos.append(np.concatenate([row[:2], [known[text] - at], words[group, duo, fours].reshape(-1), row[2:]]).astype(np.int32))
+            at, end = known[text] + len(text), end + len(duos[-1])
+            if duo == last - 1:
+                ends.append(end)
+        ends.append(end)
+    return np.concatenate(duos), np.frombuffer(b"".join(known), np.int16), np.array(ends, np.int32)

@@ -21,7 +21,7 @@ def duos(source: Source, op: Op, g: Geometry) -> bool:
     if n is None or (requant := fitting(n)) is None:
         return False
     layer, column, edge = shared(source, op, g, n)
-    weight = constant(source, op, n, requant, source.table(f"{op.name}.duo.weights", _words(n, pairs_of(n.outputs))))
+    weight = constant(source, op, n, requant, source.table(f"{op.name}.duo.weights", words_of(n, pairs_of(n.outputs))))
     source.call("k_duos_i8", source.place(op.inputs[0]), source.place(op.outputs[0]), layer, weight, column, edge)
     return True
 
@@ -44,10 +44,10 @@ def shared(source: Source, op: Op, g: Geometry, n: Numbers, tile: int = 0) -> tu
     return f"&{layer}", source.take("int32_t", many * fours_of(n) * 2), source.take("int8_t", many * n.fields["length"])
 
 
-def constant(source: Source, op: Op, n: Numbers, requant: NDArray[np.int32], weights: str) -> str:
-    """A ``k_duo_weight``. weights: the table's name, or NULL."""
+def constant(source: Source, op: Op, n: Numbers, requant: NDArray[np.int32] | None, weights: str) -> str:
+    """A ``k_duo_weight``. requant: None where that is among the weights. weights: the table's name, or NULL."""
     f, (low, high) = n.fields, bounds(op, source.tensor(op.outputs[0]))
-    tables = {"weights": weights, "requant": source.table(f"{op.name}.duo.requant", requant)}
+    tables = {"weights": weights, "requant": "NULL" if requant is None else source.table(f"{op.name}.duo.requant", requant)}
     fields = {"runs_x": f["runs_x"], "length": f["length"], "fours": fours_of(n), "border": f["border"], "low": low, "high": high}
     return f"&{source.constant(f'{op.name}.duo', 'k_duo_weight', structure(**tables, **fields))}"
 
@@ -99,7 +99,7 @@ def pairs_of(outputs: int) -> NDArray[np.int64]:
     return np.stack([first, first + 1], 1)
 
 
-def _words(n: Numbers, pairs: NDArray[np.int64]) -> NDArray[np.int32]:
+def words_of(n: Numbers, pairs: NDArray[np.int64]) -> NDArray[np.int32]:
     """The weights: ``[groups, duos, fours, 2]``. Halves of a word are a + 256 · b."""
     f = n.fields
     runs = n.codes.reshape(n.groups, n.outputs, f["runs_y"] * f["runs_x"], f["length"]).astype(np.int32)

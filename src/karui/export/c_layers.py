@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from karui.export.c_cost import Layer
-from karui.export.c_duo_forms import coded_duos, decoded
+from karui.export.c_duo_forms import coded_duos, decoded, listed_duos
 from karui.export.c_duos import depthwise as depthwise_duos
 from karui.export.c_duos import duos
 from karui.export.c_floats import floats
@@ -43,12 +43,9 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     several = w.raw_zero is not None or requant.multiplier.ndim == 2
     if signs(source, op, g):
         return
-    if source.machine.duos and w.in_place and not several and (depthwise_duos if g.depthwise else duos)(source, op, g):
-        return
     if is_pair(source, op) and pairs(source, op, g, w, weight(source, op, w)):
         return
-    if source.machine.duos and not w.in_place and not several and not g.depthwise and (found := coded_duos(source, op, g, w)):
-        decoded(source, op, g, found, weight(source, op, found.w))
+    if source.machine.duos and not several and _duos(source, op, g, w):
         return
     kernel, numbers = "terms" if several else "depthwise", None
     if not several:
@@ -80,6 +77,20 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
         rows = "NULL" if in_place else source.take("int8_t", tile * stride)
         index, stored = _index(source, w, 1), source.take("int8_t", w.most) if w.sparse else "NULL"
         source.call("k_dense_i8", x, y, lay, weight(source, op, w), q, patch, rows, index, stored)
+
+
+def _duos(source: Source, op: Op, g: Geometry, w: Coded) -> bool:
+    """A layer by two channels. False, and nothing is written, where its numbers don't allow it or others are faster."""
+    if g.depthwise:
+        return w.in_place and depthwise_duos(source, op, g)
+    if w.fields.get("codes") == "k_codes_bytes" and listed_duos(source, op, g):
+        return True
+    if w.in_place:
+        return duos(source, op, g)
+    found = coded_duos(source, op, g, w)
+    if found is not None:
+        decoded(source, op, g, found, weight(source, op, found.w))
+    return found is not None
 
 
 def _chosen(source: Source, op: Op, g: Geometry, w: Coded, numbers: Numbers | None) -> tuple[str, Coded]:

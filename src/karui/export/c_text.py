@@ -88,6 +88,7 @@ RUNTIME = (
     "signs_arm",
     "duo",
     "duo_forms",
+    "duo_listed",
     "duo_depth",
     "signs_word",
     "floats",
