@@ -86,6 +86,10 @@ SIZES = {
     "depthwise, a border of one side": convolution(7, 11, 8, 8, groups=8, stride=[3, 2], padding=[0, 1, 0, 0], seed=26),
     "depthwise, without": convolution(10, 10, 8, 8, groups=8, padding=[0, 0, 0, 0], seed=27),
     "depthwise, three pixels": convolution(1, 3, 4, 4, groups=4, seed=28),
+    "depthwise, six and five pixels": convolution(2, 11, 4, 4, groups=4, seed=30),
+    "depthwise, twelve and four, strides": convolution(31, 4, 8, 8, groups=8, stride=[2, 2], seed=31),
+    "depthwise, five pixels, strides": convolution(10, 9, 4, 4, groups=4, stride=[2, 2], padding=[1, 0, 0, 2], seed=32),
+    "depthwise, one pixel": convolution(1, 1, 4, 4, groups=4, seed=33),
     "five pixels, odd channels": convolution(1, 5, 30, 7, kernel=(1, 1), padding=[0, 0, 0, 0], seed=29),
     "many inputs": convolution(2, 2, 130, 34, seed=12),
 }

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from karui.export.c_rounding import high_words
+from karui.export.c_rounding import at_shift, high_words
 
 
 def codes(sums: list[int], multiplier: int, bias: int, shift: int) -> list[int]:
@@ -38,6 +38,29 @@ def test_same_codes(raised: int) -> None:
         ways += 1
         sums = around_steps(multiplier, bias, shift, reach)
         assert by_high_words(sums, way, raised) == codes(sums, multiplier, bias, shift)
+    assert ways > 400
+
+
+@pytest.mark.parametrize("wanted", [38, 44])
+def test_same_codes_at_one_shift(wanted: int) -> None:
+    """Multipliers of 31 bits, which lose some where the shift is larger than the wanted one, of either sign."""
+    rng = np.random.default_rng(wanted)
+    ways = 0
+    for _ in range(500):
+        shift = int(rng.integers(24, 48))
+        multiplier = int(rng.integers(2**30, 2**31)) * int(rng.choice([-1, 1]))
+        reach = min(int(2.0 ** rng.uniform(5, 11)) << max(0, shift - 30), 2**18)
+        bias = (int(rng.integers(-300, 300)) << shift) + int(rng.integers(1 << shift))
+        way = at_shift(multiplier, bias, shift, reach, wanted)
+        if way is None:
+            continue
+        ways += 1
+        times, start, factor, word = way
+        sums = around_steps(abs(multiplier), bias, shift, reach)
+        found = [(word + (factor * (each * abs(times) + start) >> 32)) >> (wanted - 32) for each in sums]
+        assert all(abs(each * times + start) < 2**31 for each in sums) and abs(word) < 2**31 and 0 <= factor < 2**31
+        assert (times < 0) == (multiplier < 0)
+        assert [min(127, max(-128, each)) for each in found] == codes(sums, abs(multiplier), bias, shift)
     assert ways > 400
 
 

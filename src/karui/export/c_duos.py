@@ -57,38 +57,7 @@ def fours_of(n: Numbers) -> int:
     return n.fields["runs_y"] * n.fields["runs_x"] * n.fields["fours"]
 
 
-def depthwise(source: Source, op: Op, g: Geometry) -> bool:
-    """A convolution of 3 × 3 with one filter for each channel. False, and nothing is written, for others."""
-    n = numbers_of(source, op, g) if _fits(g) else None
-    rows = None if n is None else _rows(n, np.arange(g["o"])[None, :, None])
-    if n is None or rows is None:
-        return False
-    taps = n.codes.reshape(-1, g["kh"], g["kw"]).astype(np.int64)
-    sides = [
-        dict(image=g["h"], output=g["oh"], before=g["top"], stride=g["sy"], step=g["w"] * g["c"], out=g["ow"] * g["c"]),
-        dict(image=g["w"], output=g["ow"], before=g["left"], stride=g["sx"], step=g["c"], out=g["c"]),
-    ]
-    along, across = sorted(sides, key=lambda side: (side["stride"] > 2, -(side["output"] / -(-side["output"] // 4)), -side["output"]))
-    if along["step"] < across["step"]:
-        taps = taps.swapaxes(1, 2)  # as [channel, along, across]
-    lines = taps.swapaxes(1, 2)  # three taps along the line
-    words = np.stack([_halves(lines[..., 0], lines[..., 1]), _halves(lines[..., 1], lines[..., 2])], -1)
-    tables = {"weights": source.table(f"{op.name}.duo.weights", words), "requant": source.table(f"{op.name}.duo.requant", rows)}
-    low, high = bounds(op, source.tensor(op.outputs[0]))
-    fields = {"channels": g["o"], "words": -(-along["output"] // 4) * 2 * along["stride"] + 1, "border": n.fields["border"]}
-    text = structure(along=structure(**along), across=structure(**across), **tables, **fields, low=low, high=high)
-    weight = source.constant(f"{op.name}.depth", "k_depth_weight", text)
-    kept = source.take("int32_t", 3 * 4 * fields["words"])
-    source.call("k_duo_depth_i8", source.place(op.inputs[0]), source.place(op.outputs[0]), f"&{weight}", kept)
-    return True
-
-
-def _fits(g: Geometry) -> bool:
-    square = g["kh"] == g["kw"] == 3 and g["dy"] == g["dx"] == 1
-    return square and g["c"] == g["o"] and g["c"] % FOUR == 0 and min(g["sy"], g["sx"]) <= 2
-
-
-def _halves(lower: NDArray[np.int64], upper: NDArray[np.int64]) -> NDArray[np.int32]:
+def halves(lower: NDArray[np.int64], upper: NDArray[np.int64]) -> NDArray[np.int32]:
     """Two numbers of 16 bits in a word."""
     return ((lower & 0xFFFF) | (upper & 0xFFFF) << 16).astype(np.uint32).view(np.int32)
 
@@ -106,7 +75,7 @@ def words_of(n: Numbers, pairs: NDArray[np.int64]) -> NDArray[np.int32]:
     runs = np.pad(runs, ((0, 0), (0, 0), (0, 0), (0, -f["length"] % FOUR)))
     fours = runs[:, pairs].reshape(n.groups, len(pairs), 2, -1, FOUR)
     both = (fours[:, :, 0] + 256 * fours[:, :, 1]).astype(np.int64)
-    return _halves(both[..., :2], both[..., 2:])
+    return halves(both[..., :2], both[..., 2:])
 
 
 def _starting(n: Numbers, channels: NDArray[np.int64]) -> NDArray[np.int32] | None:
@@ -123,28 +92,3 @@ def _starting(n: Numbers, channels: NDArray[np.int64]) -> NDArray[np.int32] | No
             return None
         rows += [a[0], a[0] + b[0], *a[1:], *b[1:]]
     return np.array([*rows, 0, 0], np.int64).astype(np.int32)
-
-
-def _rows(n: Numbers, channels: NDArray[np.int64]) -> NDArray[np.int32] | None:
-    """Multiplier, bias and shift of channels ``[groups, duos, 1 or 2]``, as in k_duo_weight: ``[…, 4]``. None where they need more bits."""
-    multiplier, shift = n.requant.multiplier, n.requant.shift
-    most = np.abs(n.codes.astype(np.int64)).sum(1) * 255
-    rows: list[list[int]] = []
-    for duo in channels.reshape(-1, channels.shape[-1]).tolist():
-        for place, channel in enumerate(duo):
-            row = _row(int(multiplier[channel]), int(n.folded[channel]), int(shift[channel]), int(most[channel]), 8 * place)
-            if row is None:
-                return None
-            rows.append(row)
-    return np.array(rows, np.int64).astype(np.int32)
-
-
-def _row(m: int, bias: int, shift: int, most: int, raised: int) -> list[int] | None:
-    """raised: bits by which the sums lie higher than they should."""
-    more = max(0, 32 - shift)  # where the multiplier has room, the result lies in the high word
-    m, bias, shift = m << more, bias << (more + raised), shift + more + raised
-    reach = abs(bias) + (most << raised) * abs(m)
-    if abs(m) >= 2**31 or reach >= 2**63 or shift > 63 or reach >> shift >= 2**31:
-        return None
-    low = bias % 2**32
-    return [m, low - 2**32 if low >= 2**31 else low, bias >> 32, shift - 32]

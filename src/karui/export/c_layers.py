@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from karui.export.c_cost import Layer
+from karui.export.c_duo_depth import depthwise as depthwise_duos
 from karui.export.c_duo_forms import coded_duos, decoded, listed_duos
-from karui.export.c_duos import depthwise as depthwise_duos
 from karui.export.c_duos import duos
 from karui.export.c_floats import floats
 from karui.export.c_geometry import Geometry, geometry

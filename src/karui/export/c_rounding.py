@@ -23,7 +23,7 @@ def high_words(multiplier: int, bias: int, shift: int, reach: int, raised: int =
     m, shift = multiplier << more, shift + more
     if not 0 <= m < 2**31:
         return None
-    low, high = (each << raised for each in _room(m, bias << more, shift, reach))
+    low, high = (each << raised for each in _room(_steps(m, bias << more, shift, reach), m, shift, reach))
     reach, shift = reach << raised, shift + raised
     start = next(_starts(m, low, high), None)
     if start is None or reach + start >= 2**31 or shift > 63 or max(abs(low), abs(high)) + m * reach >= 2**63:
@@ -32,17 +32,38 @@ def high_words(multiplier: int, bias: int, shift: int, reach: int, raised: int =
     return (start, m, word, shift - 32) if abs(word) < 2**31 else None
 
 
-def _room(m: int, bias: int, shift: int, reach: int) -> tuple[int, int]:
-    """Biases from the first on and below the second give the codes that this one gives."""
-    lows, highs = [], []
+def at_shift(multiplier: int, bias: int, shift: int, reach: int, wanted: int) -> tuple[int, int, int, int] | None:
+    """What weights are multiplied by, what their sum starts with, the multiplier, and the high word of the bias, for a wanted shift.
+
+    reach: the largest |sum| of the weights as they are. Where the multiplier has more bits than that shift needs, it is rounded, and the
+    steps are where they were all the same. None where that fails, or the numbers need more bits.
+    """
+    sign, m = -1 if multiplier < 0 else 1, abs(multiplier)
+    raised = max(0, m.bit_length() + wanted - shift - 31)
+    up = wanted - shift - raised
+    factor = m << up if up >= 0 else (m + (1 << -up - 1)) >> -up
+    low, high = _room(_steps(m, bias, shift, reach), factor << raised, wanted, reach)
+    reach <<= raised
+    start = next(_starts(factor, low, high), None) if low < high else None
+    if start is None or reach + start >= 2**31 or max(abs(low), abs(high)) + factor * reach >= 2**63:
+        return None
+    return sign << raised, start, factor, (high - 1 - factor * start) // WORD
+
+
+def _steps(m: int, bias: int, shift: int, reach: int) -> list[tuple[int, int]]:
+    """Codes at which there is a step, and the first sum of each."""
+    found = []
     for code in range(FIRST, LAST + 1):
         goal = code << shift
-        step = -((bias - goal) // m) if m else reach + 1 if bias < goal else -reach  # the first sum of this code
-        step = min(max(step, -reach), reach + 1)
-        if step <= reach:
-            lows.append(goal - m * step)
-        if step > -reach:
-            highs.append(goal - m * (step - 1))
+        step = -((bias - goal) // m) if m else reach + 1 if bias < goal else -reach
+        found.append((code, min(max(step, -reach), reach + 1)))
+    return found
+
+
+def _room(steps: list[tuple[int, int]], m: int, shift: int, reach: int) -> tuple[int, int]:
+    """Biases from the first on and below the second give a multiplier and a shift these steps."""
+    lows = [(code << shift) - m * step for code, step in steps if step <= reach]
+    highs = [(code << shift) - m * (step - 1) for code, step in steps if step > -reach]
     low = max(lows) if lows else min(highs) - WORD
     return low, min(highs) if highs else low + WORD
 

@@ -89,6 +89,7 @@ RUNTIME = (
     "duo",
     "duo_forms",
     "duo_listed",
+    "duo_lines",
     "duo_depth",
     "signs_word",
     "floats",

@@ -197,30 +197,6 @@ static k_once void k_duo_column(const int8_t *x, const k_layer *l, const k_duo_w
         }
 }
 
-/* A sum as a code. */
-static int8_t k_duo_code(int32_t sum, const int32_t *requant)
-{
-    const int64_t v = (int64_t)sum * requant[0] + (uint32_t)requant[1] + (int64_t)requant[2] * 4294967296;
-    const int32_t code = (int32_t)(v >> 32) >> requant[3];
-    return (int8_t)(code < -128 ? -128 : code > 127 ? 127 : code);
-}
-
-/* The text of a sum that becomes a code. r6 … r9: multiplier, bias, shift. */
-#define k_duo_result(sum, place)           \
-    "smull " sum ", lr, " sum ", r6\n\t"   \
-    "adds " sum ", " sum ", r7\n\t"        \
-    "adc lr, lr, r8\n\t"                   \
-    "asr lr, lr, r9\n\t"                   \
-    "ssat lr, #8, lr\n\t"                  \
-    "strb lr, [" place "]\n\t"
-
-/* The text of four of them. r10, r12: the first and the second pixel; r11: from one to the next. */
-#define k_duo_results                          \
-    k_duo_result("r2", "r10")                  \
-    k_duo_result("r3", "r12")                  \
-    k_duo_result("r4", "r10, r11, lsl #1")     \
-    k_duo_result("r5", "r12, r11, lsl #1")
-
 /* A sum as a code, by the high word of a product: multiplier, bias, shift. */
 static int8_t k_high_code(int32_t sum, const int32_t *requant)
 {
