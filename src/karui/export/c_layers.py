@@ -13,6 +13,7 @@ from karui.export.c_geometry import Geometry, geometry
 from karui.export.c_pairs import is_pair, pairs
 from karui.export.c_panels import Numbers, depthwise, few, listed, numbers_of, panels
 from karui.export.c_signs import signs
+from karui.export.c_signs_tables import tabled
 from karui.export.c_source import Source, structure
 from karui.export.c_text import number
 from karui.export.c_weights import Coded, coded
@@ -41,7 +42,7 @@ def layer(source: Source, op: Op) -> None:
 def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     requant = requantization(source.program, op)
     several = w.raw_zero is not None or requant.multiplier.ndim == 2
-    if signs(source, op, g):
+    if (source.machine.duos and tabled(source, op, g)) or signs(source, op, g):
         return
     if is_pair(source, op) and pairs(source, op, g, w, weight(source, op, w)):
         return

@@ -60,22 +60,18 @@ def signs(source: Source, op: Op, g: Geometry) -> bool:
     layer = layer_of(source, op, g)
     if layer is None:
         return False
-    planes, part = layer.planes, -(-(g["c"] // g["groups"]) // 8) * source.machine.spread
-    fields: dict[str, Any] = {role: source.table(f"{op.name}.signs.{role}", each) for role, each in _weights(g, layer).items()}
+    tables: dict[str, Array] = {"weights": _weights(g, layer)} | outside(g, layer)
+    fields: dict[str, Any] = {role: source.table(f"{op.name}.signs.{role}", each) for role, each in tables.items()}
     panel, store = "NULL", "NULL"
     if op.outputs[0] in source.packed:
-        fields["least"] = source.table(f"{op.name}.signs.least", _least(source, op, g, layer))
-        fields["pixel"] = -(-g["o"] // 8) * source.machine.spread
+        fields["least"] = source.table(f"{op.name}.signs.least", least_of(source, op, g, layer))
     else:
         panel = f"&{_panel(source, op, layer.numbers)}"
         plain = "k_store_word" if source.machine.duos else "k_store_plain"
         store = source.chosen("store") if source.machine.sets else source.use(plain)
-    lay, whole = _geometry(source, g)
-    fields |= {name: g[name] for name in ("kh", "kw", "sy", "sx", "dy", "dx")}
-    fields |= {"spread": source.machine.spread, "part": part, "whole": whole, "packed": int(op.inputs[0] in source.packed)}
-    fields |= {"planes": planes.count, "low": planes.low, "fill": planes.fill or 0, "step": planes.step}
-    constant = source.constant(f"{op.name}.signs", "k_signs", structure(lay=structure(**lay), **fields))
-    x, y, copy = source.place(op.inputs[0]), source.place(op.outputs[0]), source.take("uint8_t", whole * planes.count)
+    lay, where = places(source, op, g, layer.planes)
+    constant = source.constant(f"{op.name}.signs", "k_signs", structure(lay=structure(**lay), **where, **fields))
+    x, y, copy = source.place(op.inputs[0]), source.place(op.outputs[0]), source.take("uint8_t", where["whole"] * layer.planes.count)
     source.call("k_signs_i8", x, y, f"&{constant}", panel, f"{source.use(source.machine.signs)}()", store, copy)
     return True
 
@@ -150,8 +146,9 @@ def pack(source: Source, op: Op) -> None:
     part = -(-channels // 8) * source.machine.spread
     fields = {"spread": source.machine.spread, "part": part, "planes": 1, "low": threshold(source, op)}
     constant = source.constant(f"{op.name}.bits", "k_signs", structure(lay=structure(c=channels, pixels=pixels), **fields))
-    places = source.place(op.inputs[0]), source.place(op.outputs[0])
-    source.call("k_to_signs", *places, f"&{constant}", f"{source.use(source.machine.signs)}()")
+    ends = source.place(op.inputs[0]), source.place(op.outputs[0])
+    chosen = "k_signs_packs" if source.machine.duos else source.machine.signs
+    source.call("k_to_signs", *ends, f"&{constant}", f"{source.use(chosen)}()")
 
 
 # ── which codes a tensor may hold ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -236,7 +233,7 @@ def _panel(source: Source, op: Op, numbers: Numbers) -> str:
     return source.constant(f"{op.name}.panel", "k_panel_weight", structure(**tables, quick=int(numbers.quick), low=low, high=high))
 
 
-def _least(source: Source, op: Op, g: Geometry, layer: Layer) -> NDArray[np.int32]:
+def least_of(source: Source, op: Op, g: Geometry, layer: Layer) -> NDArray[np.int32]:
     """[groups, blocks · 32]: the least sum that makes the output's higher code; of what fills up, one that none reaches."""
     high, n, top = bounds(op, source.tensor(op.outputs[0]))[1], layer.numbers, 2**31 - 1
     least = []
@@ -249,31 +246,39 @@ def _least(source: Source, op: Op, g: Geometry, layer: Layer) -> NDArray[np.int3
     return whole.astype(np.int32)
 
 
-def _weights(g: Geometry, layer: Layer) -> dict[str, Array]:
-    """Bits of the weights, [groups, blocks, taps, bytes, 32], and what taps in the border add where no code is zero."""
-    planes, codes = layer.planes, layer.codes
-    outputs, taps = g["o"] // g["groups"], codes.shape[1]
+def _weights(g: Geometry, layer: Layer) -> Array:
+    """Bits of the weights, [groups, blocks, taps, bytes, 32]."""
+    outputs, taps = g["o"] // g["groups"], layer.codes.shape[1]
     blocks = -(-outputs // BLOCK)
-    packed = np.packbits(codes > 0, axis=2, bitorder="little")
+    packed = np.packbits(layer.codes > 0, axis=2, bitorder="little")
     whole = np.zeros((g["groups"], blocks * BLOCK, *packed.shape[1:]), np.uint8)
     whole[:, :outputs] = packed.reshape(g["groups"], outputs, *packed.shape[1:])
-    blocked = whole.reshape(g["groups"], blocks, BLOCK, taps, -1).transpose(0, 1, 3, 4, 2)
-    tables: dict[str, Array] = {"weights": np.ascontiguousarray(blocked)}
-    if planes.fill is None and g.bordered != (g["h"], g["w"]):
-        adds = np.zeros((taps, g["groups"], blocks * BLOCK), np.int64)
-        adds[..., :outputs] = -(planes.low - planes.zero) * codes.sum(2).T.reshape(taps, g["groups"], outputs)
-        tables["outside"] = adds.astype(np.int16)
-    return tables
+    return np.ascontiguousarray(whole.reshape(g["groups"], blocks, BLOCK, taps, -1).transpose(0, 1, 3, 4, 2))
 
 
-def _geometry(source: Source, g: Geometry) -> tuple[dict[str, Any], int]:
-    """The fields of ``k_panels``, and the bytes of a plane in its border."""
-    each = -(-(g["c"] // g["groups"]) // 8)
-    pixel = g["groups"] * each * source.machine.spread
+def outside(g: Geometry, layer: Layer) -> dict[str, Array]:
+    """What taps in the border add where no code is zero, ``[taps, groups, blocks · 32]`` by the field's name."""
+    planes, codes = layer.planes, layer.codes
+    if planes.fill is not None or g.bordered == (g["h"], g["w"]):
+        return {}
+    outputs, taps = g["o"] // g["groups"], codes.shape[1]
+    adds = np.zeros((taps, g["groups"], -(-outputs // BLOCK) * BLOCK), np.int64)
+    adds[..., :outputs] = -(planes.low - planes.zero) * codes.sum(2).T.reshape(taps, g["groups"], outputs)
+    return {"outside": adds.astype(np.int16)}
+
+
+def places(source: Source, op: Op, g: Geometry, planes: Planes) -> tuple[dict[str, int], dict[str, int]]:
+    """The fields of ``k_panels``, and those of ``k_signs`` that don't depend on weights."""
+    each, spread = -(-(g["c"] // g["groups"]) // 8), source.machine.spread
+    pixel = g["groups"] * each * spread
     whole = g["groups"] == 1 and g["dx"] == 1  # the taps of a line are neighbours
     high, wide = g.bordered
     line = wide * pixel
     fields = {name: g[name] for name in ("h", "w", "c", "top", "left", "ow", "o", "groups")}
     fields |= {"high": high, "wide": wide, "pixels": g.pixels, "down": g["sy"] * line, "along": g["sx"] * pixel}
     fields |= {"runs_y": g["kh"], "runs_x": 1 if whole else g["kw"], "run_y": g["dy"] * line, "run_x": g["dx"] * pixel}
-    return fields | {"fours": each * (g["kw"] if whole else 1)}, high * line
+    fields |= {"fours": each * (g["kw"] if whole else 1)}
+    where = {name: g[name] for name in ("kh", "kw", "sy", "sx", "dy", "dx")}
+    where |= {"spread": spread, "part": each * spread, "whole": high * line, "packed": int(op.inputs[0] in source.packed)}
+    where |= {"planes": planes.count, "low": planes.low, "fill": planes.fill or 0, "step": planes.step}
+    return fields, where | ({"pixel": -(-g["o"] // 8) * spread} if op.outputs[0] in source.packed else {})

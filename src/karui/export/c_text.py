@@ -92,6 +92,8 @@ RUNTIME = (
     "duo_lines",
     "duo_depth",
     "signs_word",
+    "signs_table",
+    "signs_tabled",
     "floats",
     "floats_x86",
     "floats_arm",

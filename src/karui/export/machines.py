@@ -61,9 +61,14 @@ MACHINES = {
             floats="k_floats_neon",
         ),
         Machine(
-            name="cortex-m4", about="microcontrollers with DSP instructions: Cortex-M4, M33", most_code=127, duos=True, signs="k_signs_word"
+            name="cortex-m4",
+            about="microcontrollers with DSP instructions: Cortex-M4, M33",
+            most_code=127,
+            duos=True,
+            signs="k_signs_word",
+            spread=2,
         ),
-        Machine(name="cortex-m7", about="the same for Cortex-M7", most_code=127, duos=True, signs="k_signs_word"),
+        Machine(name="cortex-m7", about="the same for Cortex-M7", most_code=127, duos=True, signs="k_signs_word", spread=2),
     )
 }
 PORTABLE = MACHINES["portable"]

@@ -120,10 +120,10 @@ static void k_bits_column(const k_panels *lay, const uint8_t *at, int32_t from, 
     int32_t j = from ? from % bytes : 0, rx = from ? from / bytes % runs_x : 0, ry = from ? from / bytes / runs_x : 0;
     uint32_t *const end = column + count;
     while (column < end) {
-        const uint8_t *run = at + ry * lay->run_y + rx * lay->run_x + j;
+        const uint8_t *run = at + ry * lay->run_y + rx * lay->run_x + 2 * j;
         uint32_t *const stop = bytes - j < end - column ? column + (bytes - j) : end;
-        while (column < stop)
-            *column++ = *run++ * 0x01010101u;
+        for (; column < stop; run += 2)
+            *column++ = (run[0] >> 4 | run[1]) * 0x01010101u;
         j = 0;
         if (++rx == runs_x) {
             rx = 0;
@@ -132,7 +132,7 @@ static void k_bits_column(const k_panels *lay, const uint8_t *at, int32_t from, 
     }
 }
 
-/* Sums, for bits that aren't spread. */
+/* Sums, for bits that are spread. */
 static k_once void k_signs_tile_word(const k_signs *l, const uint8_t *w, int32_t far, int32_t blocks, const uint8_t *const at[8], int32_t one,
                                      int32_t *sums)
 {
@@ -154,29 +154,69 @@ static k_once void k_signs_tile_word(const k_signs *l, const uint8_t *w, int32_t
             }
 }
 
-/* Bits of codes, four of them in a word: with their signs turned round, a byte's seven lower bits are compared by a subtraction that can't
- * borrow from the next one, and its upper bit by itself. */
+/* Bits of codes, eight codes at a time, which are one plane: those that reach `least`, four times in a word. */
+#if defined(K_DSP)
+static __attribute__((naked, noinline)) void k_bits_of(const int8_t *x __attribute__((unused)), int32_t eights __attribute__((unused)),
+                                                       uint32_t least __attribute__((unused)), uint8_t *to __attribute__((unused)))
+{
+    __asm__ volatile(
+        ".syntax unified\n\t"
+        "push {r4, r5, r6, lr}\n\t"
+        "movw r6, #0x2010\n\t"
+        "movt r6, #0x8040\n\t"
+        "movs r5, #0\n\t"
+        "1:\n\t"
+        "ldr r4, [r0], #4\n\t"
+        "ldr r12, [r0], #4\n\t"
+        "ssub8 r4, r4, r2\n\t"
+        "sel r4, r6, r5\n\t"
+        "ssub8 r12, r12, r2\n\t"
+        "sel r12, r6, r5\n\t"
+        "usad8 r4, r4, r5\n\t"
+        "usad8 r12, r12, r5\n\t"
+        "strb r4, [r3], #1\n\t"
+        "strb r12, [r3], #1\n\t"
+        "subs r1, r1, #1\n\t"
+        "bne 1b\n\t"
+        "pop {r4, r5, r6, pc}\n\t");
+}
+#else
+static void k_bits_of(const int8_t *x, int32_t eights, uint32_t least, uint8_t *to)
+{
+    int32_t j, i;
+    for (j = 0; j < 2 * eights; j++, x += 4) {
+        uint32_t bits = 0;
+        for (i = 0; i < 4; i++)
+            bits |= (uint32_t)(x[i] >= (int8_t)(least & 0xffu)) << (4 + i);
+        to[j] = (uint8_t)bits;
+    }
+}
+#endif
+
+/* Bits of codes. Of two planes a code's lower two bits tell its number, and a multiplication gathers four of them. */
 static k_once void k_pack_word(const k_signs *l, const int8_t *x, int32_t count, int32_t plane, uint8_t *to)
 {
-    const uint32_t least = (uint32_t)(l->low + 1 + 128), upper = 0x80808080u, lower = 0x01010101u * (least & 0x7fu);
-    const int32_t whole = l->planes == 1 && least < 256 ? count / 8 : 0;
-    int32_t j, i;
-    for (j = 0; j < whole; j++, x += 8) {
-        uint32_t byte = 0;
-        for (i = 0; i < 8; i += 4) {
-            const uint32_t v = k_word(x + i) ^ upper, reach = (v | upper) - lower;
-            byte |= (((least & 0x80u ? v & reach : v | reach) & upper) >> 7) * 0x01020408u >> 24 << i;
-        }
-        to[j] = (uint8_t)byte;
-    }
+    const uint32_t four = 0x01010101u, less = (4u - ((uint32_t)l->low & 3u)) * four;
+    int32_t whole = l->planes == 1 && l->low == 127 ? 0 : count / 8, j;
+    if (l->planes == 1 && whole)
+        k_bits_of(x, whole, four * ((uint32_t)(l->low + 1) & 0xffu), to);
+    for (j = 0; j < 2 * whole && l->planes > 1; j++)
+        to[j] = (uint8_t)((((k_word(x + 4 * j) & 3 * four) + less) >> plane & four) * 0x10204080u >> 24);
     if (whole * 8 < count)
-        k_pack_plain(l, x, count - whole * 8, plane, to + whole);
+        k_pack_plain(l, x + whole * 8, count - whole * 8, plane, to + 2 * whole);
 }
 
 /* The set. */
 static k_signs_set k_signs_word(void)
 {
     const k_signs_set set = {k_pack_word, k_signs_tile_word, k_bits_plain};
+    return set;
+}
+
+/* The same where nothing is counted by it. */
+static k_signs_set k_signs_packs(void)
+{
+    const k_signs_set set = {k_pack_word, NULL, NULL};
     return set;
 }
 

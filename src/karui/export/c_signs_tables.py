@@ -1,0 +1,167 @@
+"""Layers of signs by tables that are made on the device, for Cortex-M: how their numbers lie for c_runtime/signs_table.c.
+
+Sixteen channels meet four inputs in one lookup. Their tables are 128 bytes for each four inputs, in scratch. A layer whose inputs are too
+many for one go of counts goes in parts, where tables of a part and the sums of all pixels are less than tables of the whole.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from karui.export.c_geometry import Geometry
+from karui.export.c_signs import Layer, layer_of, least_of, outside, places
+from karui.export.c_source import Source, structure
+from karui.program.arithmetic import bounds
+from karui.program.program import Array, Op
+
+BLOCK = 16  # output channels of a table
+FIELDS = (0, 4, 2, 6, 1, 5, 3, 7)  # of a word, where each of eight channels lies: sums then come out in order
+TWELVE = 12  # fours of inputs that the loop takes at a time
+MOST = 60  # fours whose counts fit in eight bits, in whole twelves
+ROWS, SUMS, TILE = 32, 8, 8  # words of a four's table, words of a pixel's sums, and pixels that go together
+WORD = 2**31
+MADE, LOOKED, COUNTED = 72, 6, 5  # instructions: to make a four's table; to look up a pixel's four; to count four channels of one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """pieces: (bytes from a pixel's start, fours, whether counts are widened after it); ends: the pieces and fours before each part."""
+
+    pieces: list[tuple[int, int, bool]]
+    ends: list[tuple[int, int]]
+
+    @property
+    def count(self) -> int:
+        """How many parts."""
+        return len(self.ends) - 1
+
+    @property
+    def fours(self) -> int:
+        """Of the largest part."""
+        return max(b[1] - a[1] for a, b in zip(self.ends, self.ends[1:], strict=False))
+
+
+def tabled(source: Source, op: Op, g: Geometry) -> bool:
+    """The layer by tables. False, and nothing is written, where it isn't one of signs, its numbers don't fit, or tables don't pay."""
+    layer = layer_of(source, op, g)
+    if layer is None or not pays(g, layer):
+        return False
+    scaled, least, greatest = _reach(g, layer)
+    if max(-least, greatest) > 0x7FFF:
+        return False
+    lay, where = places(source, op, g, layer.planes)
+    runs = [y * lay["run_y"] + x * lay["run_x"] for y in range(lay["runs_y"]) for x in range(lay["runs_x"])]
+    parts = parts_of(runs, 2 * lay["fours"], g.pixels * layer.planes.count)
+    kept = g.pixels if parts.count > 1 else TILE
+    low, high = bounds(op, source.tensor(op.outputs[0]))
+    tables = {"weights": _weights(g, layer), "pieces": _pieces(parts), "parts": np.array(parts.ends)}
+    step, shift = 1 if scaled else layer.planes.step, 0
+    if op.outputs[0] in source.packed:
+        tables["most"] = _most(least_of(source, op, g, layer), layer, step)
+    else:
+        made = _requant(layer, step, low, high, np.arange(least, greatest + 1))
+        if made is None:
+            return False
+        tables["requant"], shift = made
+    fields = {role: source.table(f"{op.name}.tabled.{role}", each.astype(np.uint32).view(np.int32)) for role, each in tables.items()}
+    numbers = {"count": parts.count, "kept": kept, "scaled": int(scaled), "shift": shift}
+    numbers |= {"low": _four(low), "high": _four(high)}
+    adds = {role: source.table(f"{op.name}.signs.{role}", each) for role, each in outside(g, layer).items()}
+    signs = source.constant(f"{op.name}.signs", "k_signs", structure(lay=structure(**lay), **where, **adds))
+    constant = source.constant(f"{op.name}.tabled", "k_tabled", structure(**fields, **numbers))
+    x, y, copy = source.place(op.inputs[0]), source.place(op.outputs[0]), source.take("uint8_t", where["whole"] * layer.planes.count)
+    scratch = source.take("int32_t", ROWS * parts.fours), source.take("int32_t", SUMS * kept * layer.planes.count)
+    source.call("k_signs_tabled", x, y, f"&{signs}", f"&{constant}", f"{source.use('k_signs_packs')}()", copy, *scratch)
+    return True
+
+
+def pays(g: Geometry, layer: Layer) -> bool:
+    """Whether making tables and looking them up takes fewer instructions than counting ones: where there are some pixels and channels."""
+    outputs, looks = g["o"] // g["groups"], g.pixels * layer.planes.count
+    return -(-outputs // BLOCK) * (MADE + LOOKED * looks) < -(-outputs // 4) * COUNTED * looks
+
+
+def parts_of(runs: list[int], fours: int, sums: int) -> Parts:
+    """How runs, each of so many fours, are gone through. sums: of how many pixels they are kept, where there are several parts."""
+    goes = -(-len(runs) * fours // MOST)
+    room = min(MOST, -(-len(runs) * fours // goes // TWELVE) * TWELVE)  # as even as it may be
+    pieces: list[tuple[int, int, bool]] = []
+    ends, left, before = [(0, 0)], room, 0
+    for run in runs:
+        done = 0
+        while done < fours:
+            take = fours - done if fours - done <= left else left // TWELVE * TWELVE
+            if take:
+                pieces.append((run + done, take, False))
+            done, left, before = done + take, left - take, before + take
+            if done < fours or run == runs[-1]:
+                pieces[-1] = (*pieces[-1][:2], True)
+                ends.append((len(pieces), before))
+                left = room
+    several = Parts(pieces=pieces, ends=ends)
+    return several if ROWS * several.fours + SUMS * sums < ROWS * before else Parts(pieces=pieces, ends=[ends[0], ends[-1]])
+
+
+# ── tables ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _weights(g: Geometry, layer: Layer) -> Array:
+    """Words of four bits of each of eight channels, [groups, blocks, fours, 2]."""
+    groups, outputs = g["groups"], g["o"] // g["groups"]
+    bits = np.packbits(layer.codes > 0, axis=2, bitorder="little")
+    fours = np.stack([bits & 15, bits >> 4], axis=3).reshape(groups, outputs, -1)
+    whole = np.pad(fours, ((0, 0), (0, -outputs % BLOCK), (0, 0))).reshape(groups, -1, 2, 8, fours.shape[2])
+    words = (whole.astype(np.uint32) << 4 * np.array(FIELDS, np.uint32)[:, None]).sum(3, dtype=np.uint32)
+    return np.ascontiguousarray(words.transpose(0, 1, 3, 2))
+
+
+def _pieces(parts: Parts) -> Array:
+    """Pieces as ``k_tabled`` wants them."""
+    return np.array([(at, fours // TWELVE * 256 + fours % TWELVE + widened) for at, fours, widened in parts.pieces])
+
+
+def _reach(g: Geometry, layer: Layer) -> tuple[bool, int, int]:
+    """Whether sums hold the step of a code and what the border adds, and the least and the greatest of them."""
+    planes, inputs = layer.planes, layer.codes[0].size
+    adds = abs(planes.low - planes.zero) * inputs if outside(g, layer) else 0
+    return (True, -adds, inputs * planes.top * planes.step + adds) if adds else (False, 0, inputs * planes.top)
+
+
+def _requant(layer: Layer, step: int, low: int, high: int, sums: NDArray[np.int64]) -> tuple[Array, int] | None:
+    """[groups, blocks, 16, 2], and the shift: shorter numbers that make the same code of every sum there may be; None where none do.
+
+    Of a multiplier, a bias may be anything between what the sums allow whose codes aren't the lowest or the highest.
+    """
+    n = layer.numbers
+    scales = [-step * m / 2**s for m, s in zip(n.requant.multiplier.tolist(), n.requant.shift.tolist(), strict=True)]
+    biases = [b / 2**s for b, s in zip(n.folded.tolist(), n.requant.shift.tolist(), strict=True)]
+    most = max(abs(b) + abs(s) * float(np.abs(sums).max()) for b, s in zip(biases, scales, strict=True))
+    shift = next((s for s in range(24, 0, -1) if max(map(abs, scales)) * 2 ** (s + 16) < WORD and (most + 1) * 2**s < WORD), None)
+    if shift is None:
+        return None
+    words = []
+    for scale, b, m, s in zip(scales, n.folded.tolist(), n.requant.multiplier.tolist(), n.requant.shift.tolist(), strict=True):
+        codes = np.clip((b - step * m * sums) >> s, low, high)
+        multiplier = round(scale * 2 ** (shift + 16))
+        products = sums * multiplier >> 16
+        least = ((codes << shift) - products)[codes > low].max(initial=-WORD)
+        beyond = ((codes + 1 << shift) - products)[codes < high].min(initial=WORD)
+        if least >= beyond:
+            return None
+        words.append((multiplier, min(max(b >> s - shift if s > shift else b << shift - s, int(least)), int(beyond) - 1)))
+    table = np.array(words).reshape(n.groups, n.outputs, 2)
+    return np.pad(table, ((0, 0), (0, -n.outputs % BLOCK), (0, 0))), shift
+
+
+def _most(least: Array, layer: Layer, step: int) -> Array:
+    """[groups, blocks, 8]: the greatest sums of counts whose bit is one, two in a word; none that fills up reaches one."""
+    n = layer.numbers
+    most = np.clip(-least[:, : n.outputs].astype(np.int64) // step, -0x8000, 0x7FFF)
+    whole = np.pad(most, ((0, 0), (0, -n.outputs % BLOCK)), constant_values=-0x8000) & 0xFFFF
+    return whole[:, ::2] | whole[:, 1::2] << 16
+
+
+def _four(code: int) -> int:
+    """A code four times in a word."""
+    return int(np.full(4, code, np.int8).view(np.int32)[0])
