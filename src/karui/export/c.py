@@ -20,7 +20,7 @@ from karui.export.artifact import Artifact
 from karui.export.c_exits import exit_moments, leave
 from karui.export.c_ops import RULES
 from karui.export.c_plan import Planner
-from karui.export.c_signs import packed
+from karui.export.c_signs import packed, packed_bytes
 from karui.export.c_source import ALIGNMENT, Source
 from karui.export.ceilings import Table
 from karui.export.machines import Machine, machine_of
@@ -175,15 +175,16 @@ def _written(program: Program, machine: Machine, scratch: Mapping[int, int] | No
 
 def _source(program: Program, machine: Machine, scratch: Mapping[int, int] | None) -> Source:
     """A Source in which the caller's tensors have their places; states lie behind the planned tensors."""
-    planned = plan(program, alignment=ALIGNMENT, scratch=scratch)
+    longest = max((prod(w.shape[1:]) for w in program.weights.values() if w.shape), default=0)
+    source = Source(program=program, offsets={}, tensors_end=0, wide_index=longest > 0xFFFF, machine=machine)
+    source.packed = packed(source)
+    planned = plan(program, alignment=ALIGNMENT, scratch=scratch, sizes=packed_bytes(source) if machine.duos else None)
     offsets, end = dict(planned.offsets), planned.arena_bytes
     for _, name in program.states:
         offsets[name] = end = -(-end // ALIGNMENT) * ALIGNMENT
         end += program.tensor(name).nbytes
-    longest = max((prod(w.shape[1:]) for w in program.weights.values() if w.shape), default=0)
-    source = Source(program=program, offsets=offsets, tensors_end=end, wide_index=longest > 0xFFFF, machine=machine)
+    source.offsets, source.tensors_end = offsets, end
     source.scratch_at = None if scratch is None else planned.scratch
-    source.packed = packed(source)
     for entry, text in zip(program.inputs, c_files.parameters(program.inputs, "input"), strict=True):
         source.places[entry.tensor] = text
     for out, text in zip(program.outputs, c_files.parameters(program.outputs, "output"), strict=True):

@@ -110,6 +110,12 @@ def packed(source: Source) -> frozenset[str]:
     return frozenset(found)
 
 
+def packed_bytes(source: Source) -> dict[str, int]:
+    """What they take."""
+    shapes = {name: source.tensor(name).shape for name in source.packed}
+    return {name: prod(shape[:-1]) * -(-shape[-1] // 8) * source.machine.spread for name, shape in shapes.items()}
+
+
 def _reads(source: Source, op: Op) -> bool:
     """Whether a layer takes bits that lie one after the other in a pixel."""
     if op.kind not in LAYERS or source.tensor(op.outputs[0]).dtype != "int8":

@@ -1,7 +1,9 @@
 """Layers of signs by tables that are made on the device, for Cortex-M: how their numbers lie for c_runtime/signs_table.c.
 
 Sixteen channels meet four inputs in one lookup. Their tables are 128 bytes for each four inputs, in scratch. A layer whose inputs are too
-many for one go of counts goes in parts, where tables of a part and the sums of all pixels are less than tables of the whole.
+many for one go of counts goes in parts, where tables of a part and the sums of all pixels are less than tables of the whole. To make tables
+takes what twelve pixels take to look them up, and what four take to be counted; but the kernel that counts takes eight at a time, so it is
+left the layers of one pixel.
 """
 
 from dataclasses import dataclass
@@ -21,7 +23,6 @@ TWELVE = 12  # fours of inputs that the loop takes at a time
 MOST = 60  # fours whose counts fit in eight bits, in whole twelves
 ROWS, SUMS, TILE = 32, 8, 8  # words of a four's table, words of a pixel's sums, and pixels that go together
 WORD = 2**31
-MADE, LOOKED, COUNTED = 72, 6, 5  # instructions: to make a four's table; to look up a pixel's four; to count four channels of one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +44,9 @@ class Parts:
 
 
 def tabled(source: Source, op: Op, g: Geometry) -> bool:
-    """The layer by tables. False, and nothing is written, where it isn't one of signs, its numbers don't fit, or tables don't pay."""
+    """The layer by tables. False, and nothing is written, where it isn't one of signs, has one pixel, or has numbers that don't fit."""
     layer = layer_of(source, op, g)
-    if layer is None or not pays(g, layer):
+    if layer is None or g.pixels == 1:
         return False
     scaled, least, greatest = _reach(g, layer)
     if max(-least, greatest) > 0x7FFF:
@@ -56,30 +57,24 @@ def tabled(source: Source, op: Op, g: Geometry) -> bool:
     kept = g.pixels if parts.count > 1 else TILE
     low, high = bounds(op, source.tensor(op.outputs[0]))
     tables = {"weights": _weights(g, layer), "pieces": _pieces(parts), "parts": np.array(parts.ends)}
-    step, shift = 1 if scaled else layer.planes.step, 0
+    step = 1 if scaled else layer.planes.step
     if op.outputs[0] in source.packed:
         tables["most"] = _most(least_of(source, op, g, layer), layer, step)
     else:
-        made = _requant(layer, step, low, high, np.arange(least, greatest + 1))
-        if made is None:
+        requant = _requant(layer, step, low, high, np.arange(least, greatest + 1))
+        if requant is None:
             return False
-        tables["requant"], shift = made
+        tables["requant"] = requant
     fields = {role: source.table(f"{op.name}.tabled.{role}", each.astype(np.uint32).view(np.int32)) for role, each in tables.items()}
-    numbers = {"count": parts.count, "kept": kept, "scaled": int(scaled), "shift": shift}
-    numbers |= {"low": _four(low), "high": _four(high)}
+    numbers = {"count": parts.count, "kept": kept, "scaled": int(scaled), "low": _four(low), "high": _four(high)}
     adds = {role: source.table(f"{op.name}.signs.{role}", each) for role, each in outside(g, layer).items()}
     signs = source.constant(f"{op.name}.signs", "k_signs", structure(lay=structure(**lay), **where, **adds))
     constant = source.constant(f"{op.name}.tabled", "k_tabled", structure(**fields, **numbers))
-    x, y, copy = source.place(op.inputs[0]), source.place(op.outputs[0]), source.take("uint8_t", where["whole"] * layer.planes.count)
+    x, y, bordered = source.place(op.inputs[0]), source.place(op.outputs[0]), g.bordered != (g["h"], g["w"])
+    copy = source.take("uint8_t", where["whole"] * layer.planes.count) if bordered or not where["packed"] else "NULL"
     scratch = source.take("int32_t", ROWS * parts.fours), source.take("int32_t", SUMS * kept * layer.planes.count)
     source.call("k_signs_tabled", x, y, f"&{signs}", f"&{constant}", f"{source.use('k_signs_packs')}()", copy, *scratch)
     return True
-
-
-def pays(g: Geometry, layer: Layer) -> bool:
-    """Whether making tables and looking them up takes fewer instructions than counting ones: where there are some pixels and channels."""
-    outputs, looks = g["o"] // g["groups"], g.pixels * layer.planes.count
-    return -(-outputs // BLOCK) * (MADE + LOOKED * looks) < -(-outputs // 4) * COUNTED * looks
 
 
 def parts_of(runs: list[int], fours: int, sums: int) -> Parts:
@@ -128,30 +123,34 @@ def _reach(g: Geometry, layer: Layer) -> tuple[bool, int, int]:
     return (True, -adds, inputs * planes.top * planes.step + adds) if adds else (False, 0, inputs * planes.top)
 
 
-def _requant(layer: Layer, step: int, low: int, high: int, sums: NDArray[np.int64]) -> tuple[Array, int] | None:
-    """[groups, blocks, 16, 2], and the shift: shorter numbers that make the same code of every sum there may be; None where none do.
+def _requant(layer: Layer, step: int, low: int, high: int, sums: NDArray[np.int64]) -> Array | None:
+    """[groups, blocks, 16, 2]: multipliers and biases that make the same code of every sum there may be; None where there are none.
 
-    Of a multiplier, a bias may be anything between what the sums allow whose codes aren't the lowest or the highest.
+    A code is ((sum · multiplier >> 16) + bias) >> shift, and the multiplier's lowest byte is that shift: so one instruction multiplies and
+    adds, and the next one needs no further number. What that takes off the multiplier is little enough that some bias makes up for it.
     """
     n = layer.numbers
-    scales = [-step * m / 2**s for m, s in zip(n.requant.multiplier.tolist(), n.requant.shift.tolist(), strict=True)]
-    biases = [b / 2**s for b, s in zip(n.folded.tolist(), n.requant.shift.tolist(), strict=True)]
-    most = max(abs(b) + abs(s) * float(np.abs(sums).max()) for b, s in zip(biases, scales, strict=True))
-    shift = next((s for s in range(24, 0, -1) if max(map(abs, scales)) * 2 ** (s + 16) < WORD and (most + 1) * 2**s < WORD), None)
-    if shift is None:
+    rows = zip(n.requant.multiplier.tolist(), n.folded.tolist(), n.requant.shift.tolist(), strict=True)
+    words = [_shorter(-step * m, b, s, low, high, sums) for m, b, s in rows]
+    if None in words:
         return None
-    words = []
-    for scale, b, m, s in zip(scales, n.folded.tolist(), n.requant.multiplier.tolist(), n.requant.shift.tolist(), strict=True):
-        codes = np.clip((b - step * m * sums) >> s, low, high)
-        multiplier = round(scale * 2 ** (shift + 16))
-        products = sums * multiplier >> 16
-        least = ((codes << shift) - products)[codes > low].max(initial=-WORD)
-        beyond = ((codes + 1 << shift) - products)[codes < high].min(initial=WORD)
-        if least >= beyond:
-            return None
-        words.append((multiplier, min(max(b >> s - shift if s > shift else b << shift - s, int(least)), int(beyond) - 1)))
-    table = np.array(words).reshape(n.groups, n.outputs, 2)
-    return np.pad(table, ((0, 0), (0, -n.outputs % BLOCK), (0, 0))), shift
+    return np.pad(np.array(words).reshape(n.groups, n.outputs, 2), ((0, 0), (0, -n.outputs % BLOCK), (0, 0)))
+
+
+def _shorter(multiplier: int, bias: int, shift: int, low: int, high: int, sums: NDArray[np.int64]) -> tuple[int, int] | None:
+    """A channel's."""
+    exact = multiplier * sums + bias
+    codes = np.clip(exact >> shift, low, high)
+    most, scale = float(np.abs(exact).max()) / 2**shift + abs(bias) / 2**shift + 1, abs(multiplier) / 2**shift
+    short = next((s for s in range(31, -1, -1) if scale * 2 ** (s + 16) < WORD - 256 and most * 2**s < WORD), None)
+    if short is None:
+        return None
+    m = round((multiplier * 2.0 ** (short + 16 - shift) - short) / 256) * 256 + short
+    products = sums * m >> 16
+    least = int(((codes << short) - products)[codes > low].max(initial=-WORD))
+    beyond = int(((codes + 1 << short) - products)[codes < high].min(initial=WORD))  # what the bias may not reach
+    usual = bias >> shift - short if shift > short else bias << short - shift
+    return None if least >= beyond else (m, min(max(usual, least), beyond - 1))
 
 
 def _most(least: Array, layer: Layer, step: int) -> Array:

@@ -41,17 +41,20 @@ class _Buffer:
     last: int
 
 
-def plan(program: Program, *, alignment: int = 16, scratch: Mapping[int, int] | None = None) -> Plan:
+def plan(
+    program: Program, *, alignment: int = 16, scratch: Mapping[int, int] | None = None, sizes: Mapping[str, int] | None = None
+) -> Plan:
     """Plan one sample's memory; every offset is a multiple of ``alignment``, and so is the arena's size.
 
-    scratch: bytes that ops, by their places, want for themselves while they run.
+    scratch: bytes that ops, by their places, want for themselves while they run. sizes: bytes of tensors that lie in fewer than their own.
     """
     lifetimes = _lifetimes(program)
-    shared = _in_place(program, lifetimes)
+    nbytes = {name: program.tensor(name).nbytes for name in lifetimes} | dict(sizes or {})
+    shared = _in_place(program, lifetimes, nbytes)
     plans = []
     for in_place in (shared, {}):
         own = {i: _Buffer([], size, i, i) for i, size in (scratch or {}).items()}
-        begins, end = _place([*_buffers(program, lifetimes, in_place), *own.values()], alignment)
+        begins, end = _place([*_buffers(lifetimes, in_place, nbytes), *own.values()], alignment)
         offsets = {name: begin for begin, buffer in begins for name in buffer.tensors}
         places = {i: begin for begin, buffer in begins for i, each in own.items() if each is buffer}
         plans.append(Plan(offsets=offsets, arena_bytes=end, lifetimes=lifetimes, in_place=in_place, scratch=places))
@@ -71,25 +74,25 @@ def _lifetimes(program: Program) -> dict[str, tuple[int, int]]:
     }
 
 
-def _in_place(program: Program, lifetimes: Mapping[str, tuple[int, int]]) -> dict[str, str]:
+def _in_place(program: Program, lifetimes: Mapping[str, tuple[int, int]], nbytes: Mapping[str, int]) -> dict[str, str]:
     found: dict[str, str] = {}
     for i, op in enumerate(program.ops):
         if op.kind not in _ELEMENTWISE or op.outputs[0] not in lifetimes:
             continue
         for name in dict.fromkeys(op.inputs):
-            if name in lifetimes and lifetimes[name][1] == i and _fits(program, op, name):
+            if name in lifetimes and lifetimes[name][1] == i and _fits(program, op, name, nbytes):
                 found[op.outputs[0]] = name
                 break
     return found
 
 
-def _fits(program: Program, op: Op, name: str) -> bool:
+def _fits(program: Program, op: Op, name: str, nbytes: Mapping[str, int]) -> bool:
     x, y = program.tensor(name), program.tensor(op.outputs[0])
     same_shape = x.shape == y.shape or op.kind == "reshape"  # an input that is broadcast is read again
-    return same_shape and x.nbytes == y.nbytes
+    return same_shape and nbytes[name] == nbytes[op.outputs[0]]
 
 
-def _buffers(program: Program, lifetimes: Mapping[str, tuple[int, int]], in_place: Mapping[str, str]) -> list[_Buffer]:
+def _buffers(lifetimes: Mapping[str, tuple[int, int]], in_place: Mapping[str, str], nbytes: Mapping[str, int]) -> list[_Buffer]:
     of: dict[str, _Buffer] = {}
     for name, (first, last) in lifetimes.items():
         if name in in_place:
@@ -97,7 +100,7 @@ def _buffers(program: Program, lifetimes: Mapping[str, tuple[int, int]], in_plac
             of[name].tensors.append(name)
             of[name].last = last
         else:
-            of[name] = _Buffer([name], program.tensor(name).nbytes, first, last)
+            of[name] = _Buffer([name], nbytes[name], first, last)
     return list({id(buffer): buffer for buffer in of.values()}.values())
 
 

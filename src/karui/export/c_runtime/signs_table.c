@@ -18,10 +18,9 @@ typedef struct {
     int32_t count;          /* of parts, each of which has its tables by itself; sums of all pixels are kept between them */
     int32_t kept;           /* pixels whose sums are kept: those, or of one part eight */
     int32_t scaled;         /* whether sums are multiplied by `step`, and hold what the border adds; else the multipliers say so */
-    const int32_t *requant; /* [groups][blocks][16][2]: multiplier and bias: y = ((sum · multiplier >> 16) + bias) >> shift; or NULL: */
+    const int32_t *requant; /* [groups][blocks][16][2]: multiplier, whose lowest byte is the shift, too, and bias; or NULL: */
     const int32_t *most;    /* [groups][blocks][8]: the greatest sums whose bit is one, two in a word */
     int32_t low, high;      /* codes, four times in a word */
-    int32_t shift;
 } k_tabled;
 
 /* What the counts of some pixels share. */

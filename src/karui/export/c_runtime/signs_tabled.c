@@ -7,7 +7,7 @@
 typedef struct {
     int32_t pixels, fours; /* of each pixel: fours of channels */
     int32_t along;         /* from pixel to pixel of y, less what is written of one */
-    int32_t low, high, shift;
+    int32_t low, high;
 } k_tabled_job;
 
 /* The sum of a channel. */
@@ -19,14 +19,14 @@ static int32_t k_tabled_sum(const uint32_t *sums, int32_t channel)
 /* It as a code. */
 static int8_t k_tabled_code(int32_t sum, const int32_t *requant, const k_tabled_job *job)
 {
-    const int32_t v = ((int32_t)((int64_t)sum * requant[0] >> 16) + requant[1]) >> job->shift;
+    const int32_t v = ((int32_t)((int64_t)sum * requant[0] >> 16) + requant[1]) >> (requant[0] & 0xff);
     const int32_t low = (int8_t)(job->low & 0xff), high = (int8_t)(job->high & 0xff);
     return (int8_t)(v < low ? low : v > high ? high : v);
 }
 
 /* Codes of some pixels' sums, for whole fours of channels. */
 #if defined(K_DSP)
-#define k_made(how, m, b, to) how " " to ", " m ", r8, " b "\n\tasr " to ", " to ", lr\n\tssat " to ", #8, " to "\n\t"
+#define k_made(how, m, b, to) how " " to ", " m ", r8, " b "\n\tasr " to ", " to ", " m "\n\tssat " to ", #8, " to "\n\t"
 static __attribute__((naked, noinline)) void k_tabled_codes(const uint32_t *sums __attribute__((unused)),
                                                             const int32_t *requant __attribute__((unused)),
                                                             int8_t *y __attribute__((unused)),
@@ -35,10 +35,11 @@ static __attribute__((naked, noinline)) void k_tabled_codes(const uint32_t *sums
     __asm__ volatile(
         ".syntax unified\n\t"
         "push {r4-r11, lr}\n\t"
-        "ldm r3, {r4, r5, r6, r11, r12, lr}\n\t" /* pixels, fours, along, low, high, shift */
-        "push {r0, r1, r4, r5, r6}\n\t"
+        "ldm r3, {r4, r5, r6, r11, r12}\n\t" /* pixels, fours, along, low, high */
+        "mov lr, r4\n\t"
+        "push {r0, r1, r5, r6}\n\t"
         "1:\n\t"
-        "ldr r10, [sp, #12]\n\t"
+        "ldr r10, [sp, #8]\n\t"
         "2:\n\t"
         "ldr r8, [r0], #4\n\t"
         "ldm r1!, {r4, r5, r6, r7}\n\t"
@@ -56,15 +57,14 @@ static __attribute__((naked, noinline)) void k_tabled_codes(const uint32_t *sums
         "str r9, [r2], #4\n\t"
         "subs r10, r10, #1\n\t"
         "bne 2b\n\t"
-        "ldm sp, {r0, r1, r5}\n\t"
-        "ldr r3, [sp, #16]\n\t"
+        "ldrd r0, r1, [sp]\n\t"
+        "ldr r3, [sp, #12]\n\t"
         "adds r0, #32\n\t"
-        "add r2, r2, r3\n\t"
         "str r0, [sp]\n\t"
-        "subs r5, #1\n\t"
-        "str r5, [sp, #8]\n\t"
+        "add r2, r2, r3\n\t"
+        "subs lr, lr, #1\n\t"
         "bne 1b\n\t"
-        "add sp, #20\n\t"
+        "add sp, #16\n\t"
         "pop {r4-r11, pc}\n\t");
 }
 #else
@@ -148,7 +148,7 @@ static k_once void k_table_store(const k_signs *l, const k_tabled *t, int32_t pl
 {
     const int32_t outputs = l->lay.o / l->lay.groups, blocks = (outputs + 15) / 16, left = outputs - block * 16;
     const int32_t most = left < 16 ? left : 16, which = group * blocks + block, first = group * outputs + block * 16;
-    k_tabled_job job = {pixels, most / 4, l->lay.o - most / 4 * 4, t->low, t->high, t->shift};
+    k_tabled_job job = {pixels, most / 4, l->lay.o - most / 4 * 4, t->low, t->high};
     int32_t i, j;
     if (l->planes == 2)
         for (i = 0; i < 8 * pixels; i++)
