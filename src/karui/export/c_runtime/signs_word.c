@@ -1,4 +1,5 @@
-/* Layers of signs where words are 32 bits and registers few, as on Cortex-M: four channels in a word, three bytes of bits at a time.
+/* Layers of signs where words are 32 bits and registers few, as on Cortex-M: four channels in a word, three bytes of bits at a time. For
+ * layers of one pixel, to which tables (signs_table.c) take too long to make; and bits of codes for all of them.
  *
  * Three words become two by a full adder, so that what counts ones in nibbles is done twice for three words and not thrice. */
 
