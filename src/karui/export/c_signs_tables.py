@@ -1,12 +1,12 @@
-"""Layers of signs by tables that are made on the device, for Cortex-M: how their numbers lie for c_runtime/signs_table.c.
+"""Layers of signs by tables that are made on the device, for Cortex-M: how their numbers lie for c_runtime/signs_table.c and signs_one.c.
 
 Sixteen channels meet four inputs in one lookup. Their tables are 128 bytes for each four inputs, in scratch. A layer whose inputs are too
 many for one go of counts goes in parts, where tables of a part and the sums of all pixels are less than tables of the whole. To make tables
-takes what twelve pixels take to look them up, and what four take to be counted; but the kernel that counts takes eight at a time, so it is
-left the layers of one pixel.
+takes what twelve pixels take to look them up, which is less than counting from two pixels on.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from karui.program.program import Array, Op
 BLOCK = 16  # output channels of a table
 FIELDS = (0, 4, 2, 6, 1, 5, 3, 7)  # of a word, where each of eight channels lies: sums then come out in order
 TWELVE = 12  # fours of inputs that the loop takes at a time
+EIGHT = 8  # fours that full adders make one, where ones are counted
 MOST = 60  # fours whose counts fit in eight bits, in whole twelves
 ROWS, SUMS, TILE = 32, 8, 8  # words of a four's table, words of a pixel's sums, and pixels that go together
 WORD = 2**31
@@ -44,36 +45,35 @@ class Parts:
 
 
 def tabled(source: Source, op: Op, g: Geometry) -> bool:
-    """The layer by tables. False, and nothing is written, where it isn't one of signs, has one pixel, or has numbers that don't fit."""
+    """The layer by tables, or where it has one pixel by counting ones. False, and nothing is written, where it isn't one of signs, or has
+    numbers that don't fit.
+    """
     layer = layer_of(source, op, g)
-    if layer is None or g.pixels == 1:
+    numbers = None if layer is None else _numbers(source, op, g, layer)
+    if layer is None or numbers is None:
         return False
-    scaled, least, greatest = _reach(g, layer)
-    if max(-least, greatest) > 0x7FFF:
-        return False
-    lay, where = places(source, op, g, layer.planes)
-    runs = [y * lay["run_y"] + x * lay["run_x"] for y in range(lay["runs_y"]) for x in range(lay["runs_x"])]
-    parts = parts_of(runs, 2 * lay["fours"], g.pixels * layer.planes.count)
-    kept = g.pixels if parts.count > 1 else TILE
-    low, high = bounds(op, source.tensor(op.outputs[0]))
-    tables = {"weights": _weights(g, layer), "pieces": _pieces(parts), "parts": np.array(parts.ends)}
-    step = 1 if scaled else layer.planes.step
-    if op.outputs[0] in source.packed:
-        tables["most"] = _most(least_of(source, op, g, layer), layer, step)
+    tables, fields = numbers
+    planes, (lay, where) = layer.planes.count, places(source, op, g, layer.planes)
+    words = _weights(g, layer)  # [groups, blocks, 2, fours]
+    if g.pixels == 1:
+        kernel, kept, fours = "k_signs_one", 1, -(-words.shape[3] // EIGHT) * EIGHT
+        several = words.reshape(g["groups"], -1, words.shape[3])[:, : -(-g["o"] // g["groups"] // 8)]
+        tables["weights"], rows = np.pad(several, ((0, 0), (0, 0), (0, fours - words.shape[3]))), fours * planes
+        fields |= {"count": fours // EIGHT}
     else:
-        requant = _requant(layer, step, low, high, np.arange(least, greatest + 1))
-        if requant is None:
-            return False
-        tables["requant"] = requant
-    fields = {role: source.table(f"{op.name}.tabled.{role}", each.astype(np.uint32).view(np.int32)) for role, each in tables.items()}
-    numbers = {"count": parts.count, "kept": kept, "scaled": int(scaled), "low": _four(low), "high": _four(high)}
+        runs = [y * lay["run_y"] + x * lay["run_x"] for y in range(lay["runs_y"]) for x in range(lay["runs_x"])]
+        parts = parts_of(runs, 2 * lay["fours"], g.pixels * planes)
+        kernel, kept, rows = "k_signs_tabled", g.pixels if parts.count > 1 else TILE, ROWS * parts.fours
+        tables |= {"weights": np.ascontiguousarray(words.swapaxes(2, 3)), "pieces": _pieces(parts), "parts": np.array(parts.ends)}
+        fields |= {"count": parts.count}
+    fields |= {role: source.table(f"{op.name}.tabled.{role}", each.astype(np.uint32).view(np.int32)) for role, each in tables.items()}
     adds = {role: source.table(f"{op.name}.signs.{role}", each) for role, each in outside(g, layer).items()}
     signs = source.constant(f"{op.name}.signs", "k_signs", structure(lay=structure(**lay), **where, **adds))
-    constant = source.constant(f"{op.name}.tabled", "k_tabled", structure(**fields, **numbers))
+    constant = source.constant(f"{op.name}.tabled", "k_tabled", structure(kept=kept, **fields))
     x, y, bordered = source.place(op.inputs[0]), source.place(op.outputs[0]), g.bordered != (g["h"], g["w"])
-    copy = source.take("uint8_t", where["whole"] * layer.planes.count) if bordered or not where["packed"] else "NULL"
-    scratch = source.take("int32_t", ROWS * parts.fours), source.take("int32_t", SUMS * kept * layer.planes.count)
-    source.call("k_signs_tabled", x, y, f"&{signs}", f"&{constant}", f"{source.use('k_signs_packs')}()", copy, *scratch)
+    copy = source.take("uint8_t", where["whole"] * planes) if bordered or not where["packed"] else "NULL"
+    scratch = source.take("int32_t", rows), source.take("int32_t", SUMS * kept * planes)
+    source.call(kernel, x, y, f"&{signs}", f"&{constant}", f"{source.use('k_signs_packs')}()", copy, *scratch)
     return True
 
 
@@ -101,19 +101,18 @@ def parts_of(runs: list[int], fours: int, sums: int) -> Parts:
 # ── tables ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _weights(g: Geometry, layer: Layer) -> Array:
-    """Words of four bits of each of eight channels, [groups, blocks, fours, 2]."""
-    groups, outputs = g["groups"], g["o"] // g["groups"]
-    bits = np.packbits(layer.codes > 0, axis=2, bitorder="little")
-    fours = np.stack([bits & 15, bits >> 4], axis=3).reshape(groups, outputs, -1)
-    whole = np.pad(fours, ((0, 0), (0, -outputs % BLOCK), (0, 0))).reshape(groups, -1, 2, 8, fours.shape[2])
-    words = (whole.astype(np.uint32) << 4 * np.array(FIELDS, np.uint32)[:, None]).sum(3, dtype=np.uint32)
-    return np.ascontiguousarray(words.transpose(0, 1, 3, 2))
-
-
-def _pieces(parts: Parts) -> Array:
-    """Pieces as ``k_tabled`` wants them."""
-    return np.array([(at, fours // TWELVE * 256 + fours % TWELVE + widened) for at, fours, widened in parts.pieces])
+def _numbers(source: Source, op: Op, g: Geometry, layer: Layer) -> tuple[dict[str, Array], dict[str, Any]] | None:
+    """What makes sums to codes or bits: tables, and numbers of ``k_tabled``. None where sums or multipliers take too many bits."""
+    low, high = bounds(op, source.tensor(op.outputs[0]))
+    scaled, least, greatest = _reach(g, layer)
+    step = 1 if scaled else layer.planes.step
+    if max(-least, greatest) > 0x7FFF:
+        return None
+    fields = {"scaled": int(scaled), "low": _four(low), "high": _four(high)}
+    if op.outputs[0] in source.packed:
+        return {"most": _most(least_of(source, op, g, layer), layer, step)}, fields
+    requant = _requant(layer, step, low, high, np.arange(least, greatest + 1))
+    return None if requant is None else ({"requant": requant}, fields)
 
 
 def _reach(g: Geometry, layer: Layer) -> tuple[bool, int, int]:
@@ -121,6 +120,20 @@ def _reach(g: Geometry, layer: Layer) -> tuple[bool, int, int]:
     planes, inputs = layer.planes, layer.codes[0].size
     adds = abs(planes.low - planes.zero) * inputs if outside(g, layer) else 0
     return (True, -adds, inputs * planes.top * planes.step + adds) if adds else (False, 0, inputs * planes.top)
+
+
+def _weights(g: Geometry, layer: Layer) -> Array:
+    """Words of four bits of each of eight channels, [groups, blocks, 2, fours]."""
+    groups, outputs = g["groups"], g["o"] // g["groups"]
+    bits = np.packbits(layer.codes > 0, axis=2, bitorder="little")
+    fours = np.stack([bits & 15, bits >> 4], axis=3).reshape(groups, outputs, -1)
+    whole = np.pad(fours, ((0, 0), (0, -outputs % BLOCK), (0, 0))).reshape(groups, -1, 2, 8, fours.shape[2])
+    return np.asarray((whole.astype(np.uint32) << 4 * np.array(FIELDS, np.uint32)[:, None]).sum(3, dtype=np.uint32))
+
+
+def _pieces(parts: Parts) -> Array:
+    """Pieces as ``k_tabled`` wants them."""
+    return np.array([(at, fours // TWELVE * 256 + fours % TWELVE + widened) for at, fours, widened in parts.pieces])
 
 
 def _requant(layer: Layer, step: int, low: int, high: int, sums: NDArray[np.int64]) -> Array | None:

@@ -94,6 +94,7 @@ RUNTIME = (
     "signs_word",
     "signs_table",
     "signs_tabled",
+    "signs_one",
     "floats",
     "floats_x86",
     "floats_arm",
