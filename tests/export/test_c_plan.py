@@ -31,6 +31,7 @@ def table(**costs: float) -> Table:
     names = ("call", "copied", "stored", "patch", "pixel", "rows.mac", "rows.fill", "lists.mac", "panels.mac", "panels.one", "panels.tile")
     names += ("panels.fill", "listed.mac", "depth.mac", "codes.bytes", "codes.packed", "codes.table", "codes.huffman")
     names += ("where.bitmask", "where.gaps", "where.runs", "where.huffman")
+    names += tuple(f"few.{what}{bits}" for what in ("open", "one") for bits in (1, 2, 4))
     plain = dict.fromkeys(names, 0.001)
     found = plain | {name.replace("_", "."): cost for name, cost in costs.items()}
     return Table(machine=MACHINE, processor="a test's", measured=True, source="a test", ceilings=PEAKS, costs=found)
@@ -69,32 +70,48 @@ def test_without_a_table_the_text_is_as_before() -> None:
 
 
 def test_a_slower_form_is_refused_aloud(tmp_path: Path) -> None:
-    p, dear = one("ternary"), table(codes_packed=5.0)
+    p, dear = one("ternary"), table(codes_packed=5.0, few_one2=5.0)
     said = planned(p, dear).remarks
     assert len(said) == 1
     assert said[0].startswith("layer: ternary weights are slower than int8 on x86-64-v3 (predicted 0.0")
     assert "stored as int8, 2048 bytes instead of 5" in said[0]
     artefact = c.write(p, tmp_path, machine=MACHINE, table=dear)
     assert artefact.facts["remarks"] == said
-    assert "k_codes_packed" not in artefact.facts["kernels"]
+    assert not {"k_codes_packed", "k_few_i8"} & set(artefact.facts["kernels"])
     kept = planned(p, dear, keep_forms=True)
     assert "kept for their 5" in kept.remarks[0]
 
 
 def test_a_form_that_is_no_slower_stays() -> None:
-    assert planned(one("ternary"), table(codes_packed=0.0, panels_fill=0.0, rows_fill=0.0)).remarks == []
+    assert planned(one("ternary"), table(few_one2=0.0)).remarks == []
+
+
+def test_panels_of_few_bits_that_take_more_bytes_are_taken_aloud() -> None:
+    """Rows take the fewest bytes, but are slow to read; panels with four channels that aren't there are smaller than int8, and fast."""
+    w = make_weight("dense", "ternary", (12, 64), seed=3, name="weight")
+    w = replace(w, values=replace(w.values, negative=w.values.positive))
+    p = single("linear", [tensor("x", (64,), affine(0.05, 3))], [tensor("y", (12,), affine(2.0, -5))], {})
+    p = Program(**{**vars(p), "weights": {"weight": w}, "ops": tuple(replace(op, weights={"weight": "weight"}) for op in p.ops)})
+    assert "k_few_i8" not in c.model(p, machine=MACHINE).kernels
+    dear = table(codes_packed=5.0, rows_mac=1.0)
+    said = planned(p, dear)
+    assert [each.kernel for each in said.layers] == ["few"]
+    assert "stored in panels of 2 bits, 272 bytes instead of 193" in said.remarks[0]
+    assert [each.kernel for each in planned(p, dear, keep_forms=True).layers] == ["panels"]
 
 
 def test_kernels_without_a_cost_are_left_to_the_rules() -> None:
     p = one("ternary")
     lacking = table()
-    lacking = replace(lacking, costs={name: cost for name, cost in lacking.costs.items() if name != "codes.packed"})
+    lacking = replace(lacking, costs={name: cost for name, cost in lacking.costs.items() if name != "few.one2"})
     planner = planned(p, lacking)
-    assert [(each.kernel, each.predicted_ms) for each in planner.layers] == [("panels", None)]
+    assert [(each.kernel, each.predicted_ms) for each in planner.layers] == [("few", None)]
     assert planner.layers[0].best_ms > 0
 
 
-@pytest.mark.parametrize("choice", ["panels_mac", "rows_mac", "lists_mac", "listed_mac", "codes_packed", "codes_bytes", "where_bitmask"])
+@pytest.mark.parametrize(
+    "choice", ["panels_mac", "rows_mac", "lists_mac", "listed_mac", "codes_packed", "few_one2", "few_one4", "codes_bytes", "where_bitmask"]
+)
 def test_every_choice_gives_the_same_integers(choice: str, tmp_path: Path) -> None:
     """Where one kernel or decoder is dear, others are taken; all weights are there that the planner is asked about."""
     parts = {"conv": convolution(6, 6, 8, 32), "one": one("affine"), "few": one("affine", "element", density=0.1)}

@@ -12,6 +12,7 @@ from karui.program.program import Program
 from karui.run import bare, qemu
 from tests.export.many import agree, inputs_of, merged
 from tests.export.test_c_duo_forms import FORMS, LISTED
+from tests.export.test_c_few import ALL as FEW
 from tests.export.test_c_floats import SIZES as FLOATS
 from tests.export.test_c_layers import all_pairs
 from tests.export.test_c_machines import SIZES
@@ -68,6 +69,12 @@ def test_signs(machine: str, processor: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("machine", "processor"), PLACES)
 def test_two_scales(machine: str, processor: str, tmp_path: Path) -> None:
     same(merged(PAIRS), tmp_path, machine, processor)
+
+
+@needs_qemu
+@pytest.mark.parametrize(("machine", "processor"), [("pi4", "cortex-a72"), ("pi5", "cortex-a76"), ("pi5", "cortex-a72")])
+def test_few_bits(machine: str, processor: str, tmp_path: Path) -> None:
+    same(FEW, tmp_path, machine, processor)
 
 
 @pytest.mark.parametrize(("machine", "processor"), FASTEST)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from karui.export.c_few import Few
 from karui.export.c_geometry import Geometry
 from karui.export.c_panels import DEEP, WIDE, Numbers
 from karui.export.c_weights import Coded
@@ -16,17 +17,21 @@ from karui.export.ceilings import Table
 EIGHT = 8  # pixels that panels take at a time
 NEAR = 1 << 18  # bytes of weights that a second-level cache keeps from one sample to the next, on the smallest of the machines
 
-KERNELS = ("panels", "listed", "depth", "rows", "lists")
+KERNELS = ("panels", "few", "listed", "depth", "rows", "lists")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """An integer layer with one multiplier a channel. tile: rows that ``rows`` and ``lists`` decode at a time, each."""
+    """An integer layer with one multiplier a channel.
+
+    tile: rows that ``rows`` and ``lists`` decode at a time, each. few: its weights as panels of few bits.
+    """
 
     g: Geometry
     w: Coded
     numbers: Numbers | None
     tiles: Mapping[str, int]
+    few: Few | None = None
 
     @property
     def macs(self) -> int:
@@ -56,7 +61,18 @@ def counts(layer: Layer, kernel: str) -> dict[str, float]:
         found["panels.tile"] = n.groups * -(-n.each // 2) * pixels * n.fields["runs_y"] * n.fields["runs_x"]
     if kernel == "listed":
         return found
+    if kernel == "few":
+        return _opened(layer, found)
     return found | _decoding(w) | ({} if w.in_place else {"panels.fill": w.rows * w.inputs})
+
+
+def _opened(layer: Layer, found: dict[str, float]) -> dict[str, float]:
+    """Panels of few bits: opened once and then as others are, or, for one pixel, as they meet it."""
+    assert layer.few is not None
+    bits, weights = layer.few.bits, float(layer.few.codes.nbytes * 8 // layer.few.bits)
+    if layer.g.pixels > 1:
+        return found | {f"few.open{bits}": weights}
+    return {name: n for name, n in found.items() if not name.startswith("panels.")} | {f"few.one{bits}": weights}
 
 
 def _decoding(w: Coded) -> dict[str, float]:

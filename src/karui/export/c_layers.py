@@ -8,6 +8,7 @@ from karui.export.c_cost import Layer
 from karui.export.c_duo_depth import depthwise as depthwise_duos
 from karui.export.c_duo_forms import coded_duos, decoded, listed_duos
 from karui.export.c_duos import duos
+from karui.export.c_few import few_of, fews, near
 from karui.export.c_floats import floats
 from karui.export.c_geometry import Geometry, geometry
 from karui.export.c_pairs import is_pair, pairs
@@ -52,7 +53,7 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     if not several:
         numbers = numbers_of(source, op, g) if source.machine.sets else None
         kernel, w = _chosen(source, op, g, w, numbers)
-    if numbers is not None and kernel in ("listed", "depth", "panels"):
+    if numbers is not None and kernel in ("listed", "depth", "panels", "few"):
         _panels(source, op, w, numbers, kernel)
         return
     x, y, q = source.place(op.inputs[0]), source.place(op.outputs[0]), requant_of(source, op)
@@ -102,16 +103,22 @@ def _chosen(source: Source, op: Op, g: Geometry, w: Coded, numbers: Numbers | No
     usual = "lists" if _listed(w) else "rows"
     if numbers is not None:
         usual = "depth" if g.depthwise else "listed" if plain and few(numbers) else "panels"
+    smaller = few_of(numbers) if numbers is not None and usual == "panels" and not w.in_place else None
+    if smaller is not None and near(smaller, w):
+        usual = "few"
     if source.planner is None:
         return usual, w
     rows = g["o"] // g["groups"] if w.in_place else _tile(g, _stride(g, w)[0])
-    layer = Layer(g=g, w=w, numbers=numbers, tiles={"rows": rows, "lists": _tile(g, w.most * 3)})
+    layer = Layer(g=g, w=w, numbers=numbers, few=smaller, tiles={"rows": rows, "lists": _tile(g, w.most * 3)})
     return source.planner.choose(op, source.program.weights[op.weights["weight"]], layer, usual)
 
 
 def _panels(source: Source, op: Op, w: Coded, numbers: Numbers, kernel: str) -> None:
     if kernel == "listed":
         listed(source, op, numbers)
+        return
+    if kernel == "few" and (smaller := few_of(numbers)) is not None:
+        fews(source, op, numbers, smaller)
         return
     fast = depthwise if kernel == "depth" else panels
     fast(source, op, w, numbers, "NULL" if w.in_place else weight(source, op, w))

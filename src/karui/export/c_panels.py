@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from karui.export.c_geometry import Geometry
-from karui.export.c_requant import in_reals
 from karui.export.c_source import Source, structure
 from karui.export.c_weights import Coded
 from karui.program.arithmetic import Requant, bounds, quantization, requantization
@@ -73,7 +72,7 @@ def listed(source: Source, op: Op, n: Numbers) -> None:
     places = (y * f["run_y"] + x * f["run_x"] + j * DEEP).reshape(-1)
     tables = in_panels(n, n.folded) | {"weights": n.fours[there], "ends": there.sum(1).cumsum().astype(np.int32)}
     tables["list"] = np.concatenate([places[each] for each in there] + [np.zeros(1, int)]).astype(np.int32)  # never empty
-    tables |= _reals(source, op, n)
+    tables |= reals_of(source, op, n)
     _call(source, op, "k_listed_i8", n, tables, copy=(BESIDE * f["c"] if f["bare"] else n.copy) + SLACK)
 
 
@@ -115,10 +114,10 @@ def numbers_of(source: Source, op: Op, g: Geometry) -> Numbers | None:
     )
 
 
-def _reals(source: Source, op: Op, n: Numbers) -> dict[str, NDArray[Any]]:
+def reals_of(source: Source, op: Op, n: Numbers) -> dict[str, NDArray[Any]]:
     """The tables by which floats make the same codes, where the machine may have the instructions and it is proved."""
     most = np.abs(n.codes.astype(np.int64)).sum(1) * 255
-    found = in_reals(n.requant, n.folded, most, bounds(op, source.tensor(op.outputs[0]))) if source.machine.reals else None
+    found = inreals_of(n.requant, n.folded, most, bounds(op, source.tensor(op.outputs[0]))) if source.machine.reals else None
     if found is None:
         return {}
     start, reals = (_filled(n, each) for each in found)
@@ -130,7 +129,7 @@ def _weights(
 ) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """The tables of a layer, and its scratch where weights are decoded on the device."""
     if w.in_place:
-        return in_panels(n, n.folded) | {"weights": table} | _reals(source, op, n), ["NULL"] * 4
+        return in_panels(n, n.folded) | {"weights": table} | reals_of(source, op, n), ["NULL"] * 4
     scratch = [source.take("int8_t", unpacked), source.take("int8_t", w.inputs)]
     scratch += [source.take("k_index", w.most), source.take("int8_t", w.most)] if w.sparse else ["NULL", "NULL"]
     return in_panels(n, n.requant.bias), scratch

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from karui.export.c_cost import Layer, at_best, counts, predicted
+from karui.export.c_few import near
 from karui.export.c_weights import Coded, in_full
 from karui.export.ceilings import Table
 from karui.program.program import AffineValues, CodebookValues, Dense, Op, SignValues, TernaryValues, Weight
@@ -57,14 +58,16 @@ class Planner:
             return usual, layer.w
         kernel, w = usual, layer.w
         times = self._times(layer, () if usual == "depth" else _candidates(layer))
-        if times:
+        if times and (usual != "few" or usual in times):
             kernel = min(times, key=lambda each: times[each])
             full = None if w.in_place else in_full(weight)
             whole = {} if full is None else self._times(replace(layer, w=full), ("panels", "rows") if layer.numbers else ("rows",))
             if full is not None and whole and min(whole.values()) * MARGIN < times[kernel]:
                 kernel, w, times = self._refuse(op, weight, layer, full, times, whole)
+        else:
+            times = {}
         took = times.get(kernel) if times else predicted(counts(layer, kernel), self.table) if usual == "depth" else None
-        best = at_best(layer.macs, sum(a.nbytes for a in w.tables.values()), self.table)
+        best = at_best(layer.macs, _nbytes(layer, kernel, w), self.table)
         ms = None if took is None else max(took, best) / 1e6
         self.layers.append(Planned(layer=op.name, kernel=kernel, predicted_ms=ms, best_ms=best / 1e6))
         return kernel, w
@@ -87,14 +90,24 @@ class Planner:
         """Say that int8 would be faster, and take it, unless forms are kept."""
         assert self.table is not None
         kernel, fastest = min(times, key=lambda each: times[each]), min(whole, key=lambda each: whole[each])
-        small, large = (sum(a.nbytes for a in each.tables.values()) for each in (layer.w, full))
+        small, large = _nbytes(layer, kernel, layer.w), _nbytes(layer, fastest, full)
         said = f"{op.name}: {form_of(weight)} are slower than int8 on {self.table.machine}"
         said += f" (predicted {whole[fastest] / times[kernel]:.2f}x)"
         if self.keep_forms:
             self.remarks.append(f"{said}; kept for their {small} bytes instead of {large}")
             return kernel, layer.w, times
+        few = layer.few
+        instead = {} if few is None else self._times(layer, ("few",))
+        if few is not None and instead and instead["few"] <= whole[fastest] * MARGIN:
+            self.remarks.append(f"{said}; stored in panels of {few.bits} bits, {few.nbytes} bytes instead of {small}")
+            return "few", layer.w, instead
         self.remarks.append(f"{said}; stored as int8, {large} bytes instead of {small}")
         return fastest, full, whole
+
+
+def _nbytes(layer: Layer, kernel: str, w: Coded) -> int:
+    """Bytes of a weight as a kernel reads it."""
+    return layer.few.nbytes if kernel == "few" and layer.few else sum(a.nbytes for a in w.tables.values())
 
 
 def form_of(weight: Weight) -> str:
@@ -118,6 +131,8 @@ def _candidates(layer: Layer) -> tuple[str, ...]:
     w, found = layer.w, ["rows"]
     if layer.numbers is not None:
         found.append("panels")
+        if layer.few is not None and near(layer.few, w):
+            found.append("few")
         if w.fields.get("codes") == "k_codes_bytes" and not layer.numbers.there.all():
             found.append("listed")
     if w.sparse:

@@ -13,6 +13,7 @@ class Machine:
     unsign: 128 where its instructions want inputs without a sign, else 0. most_code: the largest |weight| that they bear.
     signs: the function that chooses among those for weights of one bit. spread: bytes in which eight bits of an activation lie for them.
     reals: sums become codes in float32 where that is proved (c_requant.py).
+    few: the same for weights of few bits over bytes.
     floats: the function that chooses among those for layers of floats; None: portable C.
     duos: layers go by two channels and three pixels (c_runtime/duo.c), chosen by the compiler; memory is scarce.
     """
@@ -25,6 +26,7 @@ class Machine:
     signs: str = "k_signs_plain"
     spread: int = 1
     reals: bool = False
+    few: str = ""
     floats: str | None = None
     duos: bool = False
 
@@ -33,7 +35,16 @@ MACHINES = {
     each.name: each
     for each in (
         Machine(name="portable", about="any processor: plain C99"),
-        Machine(name="x86-64-v3", about="PCs with AVX2", sets="k_set_v3", unsign=128, signs="k_signs_v3", spread=2, floats="k_floats_v3"),
+        Machine(
+            name="x86-64-v3",
+            about="PCs with AVX2",
+            sets="k_set_v3",
+            unsign=128,
+            signs="k_signs_v3",
+            spread=2,
+            floats="k_floats_v3",
+            few="k_few_v3",
+        ),
         Machine(
             name="x86-64-v4",
             about="AVX-512 with VNNI, AVX2 where those are missing",
@@ -42,6 +53,7 @@ MACHINES = {
             signs="k_signs_v3",
             spread=2,
             reals=True,
+            few="k_few_v4",
             floats="k_floats_v4",
         ),
         Machine(
@@ -50,6 +62,7 @@ MACHINES = {
             sets="k_set_neon",
             most_code=127,
             signs="k_signs_neon",
+            few="k_few_neon",
             floats="k_floats_neon",
         ),
         Machine(
@@ -58,6 +71,7 @@ MACHINES = {
             sets="k_set_dot",
             most_code=127,
             signs="k_signs_neon",
+            few="k_few_dot",
             floats="k_floats_neon",
         ),
         Machine(

@@ -109,6 +109,8 @@ def _wanted() -> Iterator[tuple[Size, str, str, str]]:
             yield size, kernel, "skewed palette", "half"
         for support in SUPPORTS:
             yield size, "lists", "int8", support
+        for values in VALUES[:4]:
+            yield size, "few", values, "dense"
 
 
 def _support(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> Support:
