@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from karui.export.c_geometry import Geometry
+from karui.export.c_requant import in_reals
 from karui.export.c_source import Source, structure
 from karui.export.c_weights import Coded
 from karui.program.arithmetic import Requant, bounds, quantization, requantization
@@ -117,7 +118,7 @@ def numbers_of(source: Source, op: Op, g: Geometry) -> Numbers | None:
 def reals_of(source: Source, op: Op, n: Numbers) -> dict[str, NDArray[Any]]:
     """The tables by which floats make the same codes, where the machine may have the instructions and it is proved."""
     most = np.abs(n.codes.astype(np.int64)).sum(1) * 255
-    found = inreals_of(n.requant, n.folded, most, bounds(op, source.tensor(op.outputs[0]))) if source.machine.reals else None
+    found = in_reals(n.requant, n.folded, most, bounds(op, source.tensor(op.outputs[0]))) if source.machine.reals else None
     if found is None:
         return {}
     start, reals = (_filled(n, each) for each in found)
