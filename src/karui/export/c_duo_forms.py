@@ -58,7 +58,7 @@ def decoded(source: Source, op: Op, g: Geometry, found: Decoded, weight: str) ->
     tile = min(each, max(2, TILE_BYTES // size))
     tile = -(-each // -(-each // tile))  # as many passes, each as short as that allows
     layer, column, edge = shared(source, op, g, n, tile)
-    x, y, duo = source.place(op.inputs[0]), source.place(op.outputs[0]), constant(source, op, n, found.requant, "NULL")
+    x, y, duo = source.place(op.inputs[0]), source.place(op.outputs[0]), constant(source, op, g, n, found.requant, "NULL")
     words, rows = source.take("int32_t", tile * size // 4), source.take("int8_t", 2 * w.inputs)
     listed = [source.take("k_index", w.most), source.take("int8_t", w.most)] if w.sparse else ["NULL", "NULL"]
     source.call("k_duos_coded_i8", x, y, layer, duo, weight, column, edge, words, rows, *listed)
@@ -89,7 +89,7 @@ def listed_duos(source: Source, op: Op, g: Geometry) -> bool:
     duos, lists, ends = in_lists(words, there, requant[:-2].reshape(*there.shape[:2], 8), n.outputs % 2 == 1)
     layer, column, edge = shared(source, op, g, n)
     tables = [source.table(f"{op.name}.duo.{name}", array) for name, array in (("lists", lists), ("ends", ends))]
-    weight = constant(source, op, n, None, source.table(f"{op.name}.duo.listed", duos))
+    weight = constant(source, op, g, n, None, source.table(f"{op.name}.duo.listed", duos))
     source.call("k_duos_listed_i8", source.place(op.inputs[0]), source.place(op.outputs[0]), layer, weight, *tables, column, edge)
     return True
 

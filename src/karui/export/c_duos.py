@@ -1,5 +1,8 @@
 """Integer layers by two channels: how their numbers lie for c_runtime/duo.c."""
 
+from dataclasses import replace
+from math import prod
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +14,7 @@ from karui.program.arithmetic import bounds
 from karui.program.program import Op
 
 FOUR, PIXELS = 4, 3  # inputs and pixels that are taken together
+LITTLE = 4  # a copy of the image is worth its memory if it takes a fourth of what the output takes
 REACH = 128  # the largest |code| of an input
 EXACT = 2**23  # below this a sum can stand above another one in 32 bits
 
@@ -20,9 +24,11 @@ def duos(source: Source, op: Op, g: Geometry) -> bool:
     n = numbers_of(source, op, g)
     if n is None or (requant := fitting(n)) is None:
         return False
+    words, x = source.table(f"{op.name}.duo.weights", words_of(n, pairs_of(n.outputs))), source.place(op.inputs[0])
+    if _copied(source, op, g):
+        x, g, n = _bordered(source, op, g, n)
     layer, column, edge = shared(source, op, g, n)
-    weight = constant(source, op, n, requant, source.table(f"{op.name}.duo.weights", words_of(n, pairs_of(n.outputs))))
-    source.call("k_duos_i8", source.place(op.inputs[0]), source.place(op.outputs[0]), layer, weight, column, edge)
+    source.call("k_duos_i8", x, source.place(op.outputs[0]), layer, constant(source, op, g, n, requant, words), column, edge)
     return True
 
 
@@ -44,17 +50,35 @@ def shared(source: Source, op: Op, g: Geometry, n: Numbers, tile: int = 0) -> tu
     return f"&{layer}", source.take("int32_t", many * fours_of(n) * 2), source.take("int8_t", many * n.fields["length"])
 
 
-def constant(source: Source, op: Op, n: Numbers, requant: NDArray[np.int32] | None, weights: str) -> str:
+def constant(source: Source, op: Op, g: Geometry, n: Numbers, requant: NDArray[np.int32] | None, weights: str) -> str:
     """A ``k_duo_weight``. requant: None where that is among the weights. weights: the table's name, or NULL."""
     f, (low, high) = n.fields, bounds(op, source.tensor(op.outputs[0]))
+    flat = g["w"] == g["ow"] and f["length"] % FOUR == 0 and all(g[name] == 1 for name in ("h", "oh", "kh", "kw", "sx", "groups"))
     tables = {"weights": weights, "requant": "NULL" if requant is None else source.table(f"{op.name}.duo.requant", requant)}
-    fields = {"runs_x": f["runs_x"], "length": f["length"], "fours": fours_of(n), "border": f["border"], "low": low, "high": high}
-    return f"&{source.constant(f'{op.name}.duo', 'k_duo_weight', structure(**tables, **fields))}"
+    fields = {"runs_x": f["runs_x"], "length": f["length"], "fours": fours_of(n), "border": f["border"], "flat": int(flat)}
+    return f"&{source.constant(f'{op.name}.duo', 'k_duo_weight', structure(**tables, **fields, low=low, high=high))}"
 
 
 def fours_of(n: Numbers) -> int:
     """Fours of inputs that a pixel sees."""
     return n.fields["runs_y"] * n.fields["runs_x"] * n.fields["fours"]
+
+
+def _copied(source: Source, op: Op, g: Geometry) -> bool:
+    """Whether a copy of the image in its border saves time and costs no memory: it is small, and another op needs more."""
+    plain = (g.bordered, g["top"], g["left"], g["c"] % FOUR) == ((g["h"], g["w"]), 0, 0, 0)
+    needs = [sum(source.tensor(name).nbytes for name in (*each.inputs, *each.outputs)) for each in source.program.ops]
+    own, most = sum(source.tensor(name).nbytes for name in (op.inputs[0], op.outputs[0])), LITTLE * prod(g.bordered) * g["c"]
+    return not plain and most <= g.pixels * g["o"] and own + most <= max(needs)
+
+
+def _bordered(source: Source, op: Op, g: Geometry, n: Numbers) -> tuple[str, Geometry, Numbers]:
+    """That copy, and the layer as it reads there: nothing is border, and runs are whole fours, as more may be read than is taken."""
+    layer, (high, wide) = source.constant(f"{op.name}.image", "k_layer", structure(**g.fields)), g.bordered
+    copy = source.take("int8_t", high * wide * g["c"] + FOUR)
+    source.call("k_duo_border", source.place(op.inputs[0]), f"&{layer}", n.fields["border"], high, wide, copy)
+    inside = Geometry(fields={**g.fields, "h": high, "w": wide, "top": 0, "left": 0})
+    return copy, inside, replace(n, fields={**n.fields, "length": n.fields["fours"] * FOUR})
 
 
 def halves(lower: NDArray[np.int64], upper: NDArray[np.int64]) -> NDArray[np.int32]:

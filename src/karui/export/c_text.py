@@ -90,6 +90,7 @@ RUNTIME = (
     "signs",
     "signs_avx2",
     "signs_arm",
+    "duo_column",
     "duo",
     "duo_forms",
     "duo_listed",
