@@ -57,6 +57,10 @@ SIZES = {
     "tokens": layer("linear", (11, 30), 19),
     "transposed": layer("conv_transpose2d", (4, 5, 6), 18, (3, 2), stride=[2, 1], padding=[1, 0, 0, 1], groups=2, output_padding=[1, 0]),
     "depthwise": layer("conv2d", (7, 9, 19), 19, (3, 3), groups=19, padding=[1, 1, 1, 1], stride=[1, 2]),
+    "depthwise, few channels": layer("conv2d", (4, 4, 12), 12, (3, 3), groups=12, padding=[1, 1, 1, 1]),
+    "depthwise, mostly border": layer("conv2d", (1, 2, 16), 16, (3, 3), groups=16, padding=[3, 2, 2, 4], stride=[1, 2]),
+    "depthwise, dilation": layer("conv2d", (9, 8, 33), 33, (3, 2), groups=33, padding=[2, 3, 0, 3], dilation=[2, 3]),
+    "depthwise, 1-D": layer("conv1d", (13, 20), 20, (5,), groups=20, padding=[2, 1]),
     "depthwise, 5 x 5": layer("conv2d", (6, 7, 40), 40, (5, 5), groups=40, padding=[2, 2, 2, 2]),
 }
 
@@ -79,9 +83,17 @@ def test_another_compiler(tmp_path: Path) -> None:
 
 def test_they_go_in_panels_where_that_pays() -> None:
     for name, p in SIZES.items():
-        used, few = set(c.model(p, machine="x86-64-v3").kernels), name in ("few channels", "depthwise", "depthwise, 5 x 5")
-        assert ("k_floats_f32" in used) != few, name
+        used, few = set(c.model(p, machine="x86-64-v3").kernels), name in ("few channels", "depthwise, few channels")
+        assert bool({"k_floats_f32", "k_floats_depth_f32"} & used) != few, name
     assert not any("k_floats_f32" in c.model(p).kernels for p in SIZES.values())
+
+
+@pytest.mark.parametrize("flags", [QUICK, WITHOUT], ids=["sets", "no sets"])
+def test_what_is_no_number_stays_so(flags: tuple[str, ...], tmp_path: Path) -> None:
+    p = merged({"dense": layer("linear", (5,), 33), "depthwise": SIZES["depthwise"]})
+    x = inputs_of(p, 1)
+    x[0][0, 2], x[1][0, 0, 0, 0] = np.nan, np.inf
+    agree(p, host.build(c.write(p, tmp_path, machine="x86-64-v4"), flags=flags).run(x), run(p, x))
 
 
 def test_the_same_sums_whatever_is_beside_them(tmp_path: Path) -> None:

@@ -34,6 +34,17 @@ def floats(source: Source, op: Op, g: Geometry, w: Coded, finish: str) -> bool:
     return True
 
 
+def depthwise(source: Source, op: Op, g: Geometry, w: Coded, finish: str) -> bool:
+    """A layer of one filter for each channel. False, and nothing is written, where the machine, the weight or its size isn't for that."""
+    if source.machine.floats is None or not w.in_place or g["o"] < WIDE:
+        return False
+    layer = source.constant(f"{op.name}.layer", "k_layer", structure(**g.fields))
+    taps = source.table(f"{op.name}.taps", w.tables["values"].reshape(w.rows, w.inputs).T)
+    x, y, chosen = source.place(op.inputs[0]), source.place(op.outputs[0]), f"{source.use(source.machine.floats)}()"
+    source.call("k_floats_depth_f32", x, y, f"&{layer}", taps, finish, chosen)
+    return True
+
+
 def _inside(g: Geometry) -> bool:
     """Whether every pixel that is seen lies in the image."""
     return (g["oh"] - 1) * g["sy"] < g["h"] and (g["ow"] - 1) * g["sx"] < g["w"]

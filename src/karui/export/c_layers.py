@@ -9,6 +9,7 @@ from karui.export.c_duo_depth import depthwise as depthwise_duos
 from karui.export.c_duo_forms import coded_duos, decoded, listed_duos
 from karui.export.c_duos import duos
 from karui.export.c_few import few_of, fews, near
+from karui.export.c_floats import depthwise as depthwise_floats
 from karui.export.c_floats import floats
 from karui.export.c_geometry import Geometry, geometry
 from karui.export.c_pairs import is_pair, pairs
@@ -131,6 +132,8 @@ def _float(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     x, y = source.place(op.inputs[0]), source.place(op.outputs[0])
     finish = finishing(source, op, bias_values(source.program, op) if "bias" in op.weights else None)
     if g.depthwise and op.kind != "conv_transpose2d":
+        if depthwise_floats(source, op, g, w, finish):
+            return
         lay = _layer(source, op, g, w, 1)
         source.call("k_depthwise_f32", x, y, lay, _taps(source, op, g, w, "float", lay), finish)
         return

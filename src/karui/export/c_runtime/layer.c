@@ -14,6 +14,13 @@
 #define k_once
 #endif
 
+/* After an array on the stack that vectors are stored to and read from: where they cross lines of the cache, each waits for the other. */
+#if defined(__GNUC__)
+#define k_lined __attribute__((aligned(64)))
+#else
+#define k_lined
+#endif
+
 /* Sizes of a layer. `tile`: rows that are decoded at a time, so that a decoder's work is shared by all pixels. */
 typedef struct {
     int32_t h, w, c, oh, ow, o, kh, kw, sy, sx, top, left, dy, dx, groups, tile;
