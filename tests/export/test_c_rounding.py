@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from karui.export import c_rounding
 from karui.export.c_rounding import at_shift, high_words
 
 
@@ -62,6 +63,24 @@ def test_same_codes_at_one_shift(wanted: int) -> None:
         assert (times < 0) == (multiplier < 0)
         assert [min(127, max(-128, each)) for each in found] == codes(sums, abs(multiplier), bias, shift)
     assert ways > 400
+
+
+def test_the_first_start() -> None:
+    """None is missed, and none is larger than it has to be."""
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        modulus = int(rng.integers(1, 300))
+        a, (low, high) = int(rng.integers(modulus)), sorted(int(each) for each in rng.integers(modulus, size=2))
+        assert c_rounding._first(a, modulus, low, high) == next((c for c in range(modulus) if low <= a * c % modulus <= high), None)
+
+
+def test_multipliers_near_a_simple_fraction() -> None:
+    """8 / 25 of a word: multiples of it come near few numbers, until they are many."""
+    multiplier, bias, shift, reach = 1374389504, 39829808729088, 39, 8192
+    way = high_words(multiplier, bias, shift, reach)
+    assert way is not None and way[0] > 2**22
+    sums = around_steps(multiplier, bias, shift, reach)
+    assert by_high_words(sums, way, 0) == codes(sums, multiplier, bias, shift)
 
 
 def test_the_low_word_matters_without_a_start() -> None:

@@ -5,12 +5,7 @@ an interval of biases that all give the same codes, for every sum that can be. I
 bias; c is chosen so that the rest is a multiple of 2^32. Then nothing is left below the high word, and that of the product is exact.
 """
 
-from collections.abc import Iterator
-
-import numpy as np
-
 FIRST, LAST = -127, 127  # the codes at which there is a step; beyond them a code is -128 or 127 anyway
-CHUNK, CHUNKS = 2**16, 64  # numbers to start with that are tried together, and how often; 1,000 are enough for most channels
 WORD = 2**32
 
 
@@ -25,7 +20,7 @@ def high_words(multiplier: int, bias: int, shift: int, reach: int, raised: int =
         return None
     low, high = (each << raised for each in _room(_steps(m, bias << more, shift, reach), m, shift, reach))
     reach, shift = reach << raised, shift + raised
-    start = next(_starts(m, low, high), None)
+    start = _start(m, low, high)
     if start is None or reach + start >= 2**31 or shift > 63 or max(abs(low), abs(high)) + m * reach >= 2**63:
         return None
     word = (high - 1 - m * start) // WORD
@@ -44,7 +39,7 @@ def at_shift(multiplier: int, bias: int, shift: int, reach: int, wanted: int) ->
     factor = m << up if up >= 0 else (m + (1 << -up - 1)) >> -up
     low, high = _room(_steps(m, bias, shift, reach), factor << raised, wanted, reach)
     reach <<= raised
-    start = next(_starts(factor, low, high), None) if low < high else None
+    start = _start(factor, low, high) if low < high else None
     if start is None or reach + start >= 2**31 or max(abs(low), abs(high)) + factor * reach >= 2**63:
         return None
     return sign << raised, start, factor, (high - 1 - factor * start) // WORD
@@ -68,10 +63,19 @@ def _room(steps: list[tuple[int, int]], m: int, shift: int, reach: int) -> tuple
     return low, min(highs) if highs else low + WORD
 
 
-def _starts(m: int, low: int, high: int) -> Iterator[int]:
-    """Numbers c for which some multiple of 2^32 lies from low - m · c on and below high - m · c."""
-    width = min(high - low, WORD)
-    for chunk in range(CHUNKS):
-        c = np.arange(chunk * CHUNK, (chunk + 1) * CHUNK, dtype=np.uint64)
-        found = np.flatnonzero((np.uint64((high - 1) % WORD) - np.uint64(m) * c) % np.uint64(WORD) < width)
-        yield from (chunk * CHUNK + found).tolist()
+def _start(m: int, low: int, high: int) -> int | None:
+    """The first c for which a multiple of 2^32 lies from low - m · c on and below high - m · c. None where there is none."""
+    width, last = high - low, (high - 1) % WORD
+    return 0 if last < width else _first(m % WORD, WORD, last - width + 1, last)
+
+
+def _first(a: int, modulus: int, low: int, high: int) -> int | None:
+    """The first c for which a · c modulo ``modulus`` is one of low … high; as in Euclid's algorithm, the numbers get smaller each time."""
+    if low == 0 or a == 0:
+        return 0 if low == 0 else None
+    c = -(-low // a)
+    if a * c <= high:
+        return c
+    # a · c - modulus · turns is one of them: so modulus · turns, modulo a, is one of -high … -low
+    turns = _first(modulus % a, a, -high % a, -low % a)
+    return None if turns is None else -(-(low + modulus * turns) // a)
