@@ -1,5 +1,6 @@
 """Layers by two channels whose weights are no bytes in full: decoded some duos at a time, and fours by lists."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from karui.program.check_weight import spread_blocks
 from karui.program.program import AffineValues, Block, CodebookValues, Element, Program, Values
 from tests.export.many import QUICK, merged
 from tests.export.test_c_machines import WITHOUT, convolution, same
+from tests.export.test_c_signs import stacked
 
 
 def packed(p: Program, bits: int, seed: int = 0) -> Program:
@@ -76,6 +78,18 @@ def test_forms(flags: tuple[str, ...], tmp_path: Path) -> None:
 def test_all_of_them_go_by_twos() -> None:
     for name, p in FORMS.items():
         assert "k_duos_coded_i8" in c.model(p, machine="cortex-m4").kernels, name
+
+
+def test_what_is_to_spare_holds_decoded_weights() -> None:
+    """Where another op takes more memory, weights are decoded in one go, and the arena stays as it is."""
+    last = packed(convolution(12, 12, 32, 32, seed=1), 4)
+    large = convolution(24, 24, 4, 32, seed=2), convolution(24, 24, 32, 32, stride=[2, 2], seed=3)
+    found = {}
+    for name, layers in {"alone": (last,), "behind": (*large, last), "int8": (*large, convolution(12, 12, 32, 32))}.items():
+        built = c.model(stacked(*layers), machine="cortex-m4")
+        found[name] = built.arena_bytes, [int(each) for each in re.findall(r"\.tile = (\d+)", built.source)]
+    assert [tiles for _, tiles in found.values()] == [[8], [16], []]
+    assert found["alone"][0] < found["behind"][0] == found["int8"][0]
 
 
 def test_fours_are_listed() -> None:

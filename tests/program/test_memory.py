@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from karui.program.memory import plan
+from karui.program.memory import plan, widest
 from karui.program.program import Input, Op, Output, Program, Tensor
 from tests.program.builders import ALL, lenet, residual
 
@@ -46,12 +46,16 @@ def programs(draw):
 
 
 @settings(max_examples=300, deadline=None)
-@given(programs(), st.sampled_from((1, 4, 16)), st.dictionaries(st.integers(0, 12), st.integers(1, 60)))
-def test_nothing_that_is_read_later_is_overwritten(program, alignment, wanted):
+@given(programs(), st.sampled_from((1, 4, 16)), st.dictionaries(st.integers(0, 12), st.integers(1, 60)), st.booleans())
+def test_nothing_that_is_read_later_is_overwritten(program, alignment, wanted, wide):
     """Run the plan on symbols: every byte remembers which tensor wrote it last. An op's own bytes are its all the while."""
     wanted = {i: size for i, size in wanted.items() if i < len(program.ops)}
     made = plan(program, alignment=alignment, scratch=wanted)
     assert set(made.scratch) == set(wanted)
+    if wide:
+        made, room = widest(program, made, alignment=alignment)
+        assert all(room[i] >= size for i, size in wanted.items())
+        wanted = room
     memory = [""] * made.arena_bytes
     constants = {op.outputs[0] for op in program.ops if op.kind == "constant"}
     mine = {name for op in program.ops for name in op.outputs}

@@ -25,7 +25,7 @@ from karui.export.c_source import ALIGNMENT, Source
 from karui.export.ceilings import Table
 from karui.export.machines import Machine, machine_of
 from karui.program.arithmetic import quantization
-from karui.program.memory import plan
+from karui.program.memory import plan, widest
 from karui.program.program import Array, Program
 from karui.workspace import Content, atomic_write
 
@@ -178,7 +178,9 @@ def _source(program: Program, machine: Machine, scratch: Mapping[int, int] | Non
     longest = max((prod(w.shape[1:]) for w in program.weights.values() if w.shape), default=0)
     source = Source(program=program, offsets={}, tensors_end=0, wide_index=longest > 0xFFFF, machine=machine)
     source.packed = packed(source)
-    planned = plan(program, alignment=ALIGNMENT, scratch=scratch, sizes=packed_bytes(source) if machine.duos else None)
+    sizes = packed_bytes(source) if machine.duos else {}
+    planned = plan(program, alignment=ALIGNMENT, scratch=scratch, sizes=sizes)
+    planned, source.room = widest(program, planned, alignment=ALIGNMENT, sizes=sizes)
     offsets, end = dict(planned.offsets), planned.arena_bytes
     for _, name in program.states:
         offsets[name] = end = -(-end // ALIGNMENT) * ALIGNMENT

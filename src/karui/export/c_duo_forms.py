@@ -5,14 +5,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from karui.export.c_duos import FOUR, PIXELS, constant, fitting, fours_of, pairs_of, shared, words_of
+from karui.export.c_duos import FOUR, PIXELS, constant, fitting, fours_of, layer_of, pairs_of, scratch_of, words_of
 from karui.export.c_geometry import Geometry
 from karui.export.c_panels import FULL, Numbers, numbers_of
 from karui.export.c_source import Source
 from karui.export.c_weights import Coded
 from karui.program.program import Op
 
-TILE_BYTES = 8192  # of decoded words that are kept at a time, if two duos don't need more
+TILE_BYTES = 4096  # of decoded duos that are kept at a time, where the arena has no more to spare; but
+TILE, MOST_BYTES = (
+    8,
+    8192,
+)  # so many are kept, as what pixels see is written out anew for each tile, if they take no more than that; two always
 QUICK = {"k_codes_packed": "k_quick_packed", "k_codes_table": "k_quick_table"}  # decoders of four numbers at a time …
 QUICK_BITS = 6  # … of so many bits, which read so many bytes beyond the stream:
 BEYOND = 2
@@ -54,13 +58,13 @@ def instructions(costs: tuple[float, float, float], g: Geometry, weights: int) -
 def decoded(source: Source, op: Op, g: Geometry, found: Decoded, weight: str) -> None:
     """That layer. weight: its ``k_weight``."""
     w, n = found.w, found.n
-    each, size = -(-n.outputs // 2), fours_of(n) * 8
-    tile = min(each, max(2, TILE_BYTES // size))
-    tile = -(-each // -(-each // tile))  # as many passes, each as short as that allows
-    layer, column, edge = shared(source, op, g, n, tile)
     x, y, duo = source.place(op.inputs[0]), source.place(op.outputs[0]), constant(source, op, g, n, found.requant, "NULL")
-    words, rows = source.take("int32_t", tile * size // 4), source.take("int8_t", 2 * w.inputs)
+    (column, edge), rows = scratch_of(source, g, n), source.take("int8_t", 2 * w.inputs)
     listed = [source.take("k_index", w.most), source.take("int8_t", w.most)] if w.sparse else ["NULL", "NULL"]
+    each, size = -(-n.outputs // 2), fours_of(n) * 8
+    tile = min(each, max(2, TILE_BYTES // size, min(TILE, MOST_BYTES // size), source.spare() // size))
+    tile = -(-each // -(-each // tile))  # as many passes, each as short as that allows
+    layer, words = layer_of(source, op, g, tile), source.take("int32_t", tile * size // 4)
     source.call("k_duos_coded_i8", x, y, layer, duo, weight, column, edge, words, rows, *listed)
 
 
@@ -87,7 +91,7 @@ def listed_duos(source: Source, op: Op, g: Geometry) -> bool:
     if there.mean() > LISTED or stored < FULL * there.sum() * 2 * FOUR or (requant := fitting(n)) is None:
         return False
     duos, lists, ends = in_lists(words, there, requant[:-2].reshape(*there.shape[:2], 8), n.outputs % 2 == 1)
-    layer, column, edge = shared(source, op, g, n)
+    layer, column, edge = layer_of(source, op, g), *scratch_of(source, g, n)
     tables = [source.table(f"{op.name}.duo.{name}", array) for name, array in (("lists", lists), ("ends", ends))]
     weight = constant(source, op, g, n, None, source.table(f"{op.name}.duo.listed", duos))
     source.call("k_duos_listed_i8", source.place(op.inputs[0]), source.place(op.outputs[0]), layer, weight, *tables, column, edge)

@@ -27,7 +27,7 @@ def duos(source: Source, op: Op, g: Geometry) -> bool:
     words, x = source.table(f"{op.name}.duo.weights", words_of(n, pairs_of(n.outputs))), source.place(op.inputs[0])
     if _copied(source, op, g):
         x, g, n = _bordered(source, op, g, n)
-    layer, column, edge = shared(source, op, g, n)
+    layer, column, edge = layer_of(source, op, g), *scratch_of(source, g, n)
     source.call("k_duos_i8", x, source.place(op.outputs[0]), layer, constant(source, op, g, n, requant, words), column, edge)
     return True
 
@@ -43,11 +43,15 @@ def fitting(n: Numbers) -> NDArray[np.int32] | None:
     return requant
 
 
-def shared(source: Source, op: Op, g: Geometry, n: Numbers, tile: int = 0) -> tuple[str, str, str]:
-    """The layer's sizes, and its scratch for a column and for runs at the border. tile: duos whose weights are decoded at a time."""
-    layer = source.constant(f"{op.name}.layer", "k_layer", structure(**g.fields, **({"tile": tile} if tile else {})))
+def layer_of(source: Source, op: Op, g: Geometry, tile: int = 0) -> str:
+    """The layer's sizes. tile: duos whose weights are decoded at a time."""
+    return f"&{source.constant(f'{op.name}.layer', 'k_layer', structure(**g.fields, **({'tile': tile} if tile else {})))}"
+
+
+def scratch_of(source: Source, g: Geometry, n: Numbers) -> tuple[str, str]:
+    """Scratch for a column, and for runs at the border."""
     many = PIXELS if g.pixels >= PIXELS else 1
-    return f"&{layer}", source.take("int32_t", many * fours_of(n) * 2), source.take("int8_t", many * n.fields["length"])
+    return source.take("int32_t", many * fours_of(n) * 2), source.take("int8_t", many * n.fields["length"])
 
 
 def constant(source: Source, op: Op, g: Geometry, n: Numbers, requant: NDArray[np.int32] | None, weights: str) -> str:

@@ -33,6 +33,7 @@ class Source:
     wide_index: bool
     machine: Machine = PORTABLE
     scratch_at: Mapping[int, int] | None = None  # op → byte of the arena; None: by regions
+    room: Mapping[int, int] = field(default_factory=dict)  # op → bytes of the arena that are free there, where scratch is planned
     packed: frozenset[str] = frozenset()
     planner: "Planner | None" = None  # chooses kernels; None: the usual rules do
     places: dict[str, str] = field(default_factory=dict)
@@ -99,6 +100,10 @@ class Source:
         self._taken[kind] = start + count
         self.scratch[kind] = max(self.scratch.get(kind, 0), self._taken[kind])
         return f"k_at({kind}, K_SCRATCH_{kind.upper()}{f' + {start * self.size(kind)}' if start else ''})"
+
+    def spare(self) -> int:
+        """Bytes that the op at hand may still take without a larger arena, as far as that is known."""
+        return max(0, self.room.get(self._op, 0) - self.wanted.get(self._op, 0))
 
     def size(self, kind: str) -> int:
         """Bytes of a C type."""

@@ -6,7 +6,7 @@ orders where that is above the bound.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from karui.program.program import Op, Program
 
@@ -60,6 +60,21 @@ def plan(
         plans.append(Plan(offsets=offsets, arena_bytes=end, lifetimes=lifetimes, in_place=in_place, scratch=places))
     # a buffer that lives longer can be in the way of others: rarely, copying is the smaller
     return min(plans, key=lambda p: p.arena_bytes)
+
+
+def widest(program: Program, planned: Plan, *, alignment: int = 16, sizes: Mapping[str, int] | None = None) -> tuple[Plan, dict[int, int]]:
+    """The same plan with the scratch of each op in the widest place that is free while it runs; and how many bytes that has."""
+    nbytes = {name: program.tensor(name).nbytes for name in planned.lifetimes} | dict(sizes or {})
+    places, room = {}, {}
+    for i in planned.scratch:
+        alive = [name for name, (first, last) in planned.lifetimes.items() if first <= i <= last]
+        taken = [(planned.offsets[name], planned.offsets[name] + _padded(nbytes[name], alignment)) for name in alive]
+        room[i], end = 0, 0
+        for begin, stop in [*sorted(taken), (planned.arena_bytes, planned.arena_bytes)]:
+            if begin - end > room[i]:
+                places[i], room[i] = end, begin - end
+            end = max(end, stop)
+    return replace(planned, scratch={**planned.scratch, **places}), room
 
 
 def _lifetimes(program: Program) -> dict[str, tuple[int, int]]:
