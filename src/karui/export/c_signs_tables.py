@@ -1,8 +1,8 @@
-"""Layers of signs by tables that are made on the device, for Cortex-M: how their numbers lie for c_runtime/signs_table.c and signs_one.c.
+"""Layers of signs by tables that are made on the device, for Cortex-M: how their numbers lie for c_runtime/signs_table.c and signs_few.c.
 
 Sixteen channels meet four inputs in one lookup. Their tables are 128 bytes for each four inputs, in scratch. A layer whose inputs are too
 many for one go of counts goes in parts, where tables of a part and the sums of all pixels are less than tables of the whole. To make tables
-takes what twelve pixels take to look them up, which is less than counting from two pixels on.
+takes what twelve pixels take to look them up. Counting ones takes three times what a look takes, so that is for layers of few pixels.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from karui.program.program import Array, Op
 BLOCK = 16  # output channels of a table
 FIELDS = (0, 4, 2, 6, 1, 5, 3, 7)  # of a word, where each of eight channels lies: sums then come out in order
 TWELVE = 12  # fours of inputs that the loop takes at a time
+FEW = 4  # pixels, a plane each, for which tables take longer to make than ones to count
 EIGHT = 8  # fours that full adders make one, where ones are counted
 MOST = 60  # fours whose counts fit in eight bits, in whole twelves
 ROWS, SUMS, TILE = 32, 8, 8  # words of a four's table, words of a pixel's sums, and pixels that go together
@@ -45,7 +46,7 @@ class Parts:
 
 
 def tabled(source: Source, op: Op, g: Geometry) -> bool:
-    """The layer by tables, or where it has one pixel by counting ones. False, and nothing is written, where it isn't one of signs, or has
+    """The layer by tables, or where it has few pixels by counting ones. False, and nothing is written, where it isn't one of signs, or has
     numbers that don't fit.
     """
     layer = layer_of(source, op, g)
@@ -55,8 +56,8 @@ def tabled(source: Source, op: Op, g: Geometry) -> bool:
     tables, fields = numbers
     planes, (lay, where) = layer.planes.count, places(source, op, g, layer.planes)
     words = _weights(g, layer)  # [groups, blocks, 2, fours]
-    if g.pixels == 1:
-        kernel, kept, fours = "k_signs_one", 1, -(-words.shape[3] // EIGHT) * EIGHT
+    if g.pixels * planes <= FEW:
+        kernel, kept, fours = "k_signs_few", 1, -(-words.shape[3] // EIGHT) * EIGHT
         several = words.reshape(g["groups"], -1, words.shape[3])[:, : -(-g["o"] // g["groups"] // 8)]
         tables["weights"], rows = np.pad(several, ((0, 0), (0, 0), (0, fours - words.shape[3]))), fours * planes
         fields |= {"count": fours // EIGHT}

@@ -99,7 +99,7 @@ RUNTIME = (
     "signs_word",
     "signs_table",
     "signs_tabled",
-    "signs_one",
+    "signs_few",
     "floats",
     "floats_x86",
     "floats_arm",

@@ -15,8 +15,8 @@ typedef struct {
     const int32_t *pieces;  /* [pieces][2]: bytes from a pixel's start; 256 for each twelve fours, 2 for each two more, 1 where counts have
                              * to be widened after it */
     const int32_t *parts;   /* [parts + 1][2]: the pieces and the fours before each */
-    int32_t count;          /* of parts, each of which has its tables by itself; sums of all pixels are kept between them. Of a layer of one
-                             * pixel: of eights of fours; its weights are [groups][blocks of 8][fours] */
+    int32_t count;          /* of parts, each of which has its tables by itself; sums of all pixels are kept between them. Of a layer of few
+                             * pixels: of eights of fours; its weights are [groups][blocks of 8][fours] */
     int32_t kept;           /* pixels whose sums are kept: those, or of one part eight */
     int32_t scaled;         /* whether sums are multiplied by `step`, and hold what the border adds; else the multipliers say so */
     const int32_t *requant; /* [groups][blocks][16][2]: multiplier, whose lowest byte is the shift, too, and bias; or NULL: */

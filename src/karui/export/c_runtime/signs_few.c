@@ -1,4 +1,4 @@
-/* Layers of signs of one pixel on Cortex-M: tables would serve just once, so ones are counted. Four bits of eight channels are a word, and
+/* Layers of signs of few pixels on Cortex-M: tables would serve just those, so ones are counted. Four bits of eight channels are a word, and
  * so are a pixel's four bits, eight times; where both differ a bit is one. Eight such words become one by full adders before anything is
  * counted: then its ones stand for eight. */
 
@@ -106,32 +106,35 @@ static void k_ones_column(const k_panels *lay, const uint8_t *at, uint32_t *colu
         *column++ = 0;
 }
 
-/* A layer. `column`: scratch for those of all planes; `kept`: for the sums of sixteen channels. */
-static k_once void k_signs_one(const int8_t *x, int8_t *y, const k_signs *l, const k_tabled *t, k_signs_set set, uint8_t *copy,
+/* A layer. `column`: scratch for a pixel's, of all planes; `kept`: for the sums of sixteen channels. */
+static k_once void k_signs_few(const int8_t *x, int8_t *y, const k_signs *l, const k_tabled *t, k_signs_set set, uint8_t *copy,
                                int32_t *column, int32_t *kept)
 {
-    const int32_t outputs = l->lay.o / l->lay.groups, words = 8 * t->count, *weights = t->weights;
+    const int32_t outputs = l->lay.o / l->lay.groups, each = (outputs + 7) / 8, words = 8 * t->count;
     const uint8_t *image = copy;
     uint32_t *const bits = (uint32_t *)column, *const sums = (uint32_t *)kept;
-    int32_t group, first, plane, half, i, few;
+    int32_t group, place, first, plane, half, i, few;
     if (l->packed && l->lay.high == l->lay.h && l->lay.wide == l->lay.w)
         image = (const uint8_t *)x;
     else
         k_bordered_signs(x, l, &set, copy);
-    for (group = 0; group < l->lay.groups; group++, image += l->part) {
-        for (plane = 0; plane < l->planes; plane++)
-            k_ones_column(&l->lay, image + plane * l->whole, bits + plane * words, bits + (plane + 1) * words);
-        for (first = 0; first < outputs; first += 16) {
-            memset(sums, 0, (size_t)l->planes * 8 * sizeof(uint32_t));
-            for (half = 0; half < 2 && first + 8 * half < outputs; half++, weights += words)
-                for (plane = 0; plane < l->planes; plane++)
-                    for (i = 0; i < t->count; i += few) {
-                        uint32_t left[5];
-                        few = t->count - i < k_ones_most ? t->count - i : k_ones_most;
-                        k_ones_count(bits + plane * words + 8 * i, weights + 8 * i, few, left);
-                        k_ones_sums(left, sums + 8 * plane + 4 * half);
-                    }
-            k_table_store(l, t, 0, 1, group, first / 16, sums, y);
+    for (group = 0; group < l->lay.groups; group++, image += l->part)
+        for (place = 0; place < l->lay.pixels; place++) {
+            const uint8_t *at = image + place / l->lay.ow * l->lay.down + place % l->lay.ow * l->lay.along;
+            const int32_t *weights = t->weights + group * each * words;
+            for (plane = 0; plane < l->planes; plane++)
+                k_ones_column(&l->lay, at + plane * l->whole, bits + plane * words, bits + (plane + 1) * words);
+            for (first = 0; first < outputs; first += 16) {
+                memset(sums, 0, (size_t)l->planes * 8 * sizeof(uint32_t));
+                for (half = 0; half < 2 && first + 8 * half < outputs; half++, weights += words)
+                    for (plane = 0; plane < l->planes; plane++)
+                        for (i = 0; i < t->count; i += few) {
+                            uint32_t left[5];
+                            few = t->count - i < k_ones_most ? t->count - i : k_ones_most;
+                            k_ones_count(bits + plane * words + 8 * i, weights + 8 * i, few, left);
+                            k_ones_sums(left, sums + 8 * plane + 4 * half);
+                        }
+                k_table_store(l, t, place, 1, group, first / 16, sums, y);
+            }
         }
-    }
 }
