@@ -101,7 +101,7 @@ def test_which_layers_are_stored_so() -> None:
     full, narrow, odd = convolution(4, 4, 64, 64, seed=1), convolution(4, 4, 64, 3, seed=2), convolution(4, 4, 3, 16, seed=3)
     for machine in PANELS:
         assert "k_few_i8" not in c.model(full, machine=machine).kernels
-        for form in ("sign", "ternary", "2-bit", "4-bit", "palette", "wide palette"):
+        for form in FORMS:
             assert {"k_few_i8", "k_unpack"} & set(c.model(of(full, form), machine=machine).kernels) == {"k_few_i8"}, form
             assert "k_unpack" in c.model(of(narrow, form), machine=machine).kernels, "thirteen channels in sixteen aren't there"
         assert "k_unpack" in c.model(of(odd, "sign"), machine=machine).kernels, "zeros between −1 and +1 take a second bit"
@@ -112,6 +112,7 @@ def test_which_layers_are_stored_so() -> None:
 
 def test_numbers_lie_as_the_instructions_want_them() -> None:
     numbers = np.arange(64, dtype=np.uint8).reshape(1, 1, 64)
-    four, two, one = (packed(numbers & (1 << bits) - 1, bits)[0, 0] for bits in (4, 2, 1))
-    assert [len(each) for each in (four, two, one)] == [32, 16, 8]
+    four, three, two, one = (packed(numbers & (1 << bits) - 1, bits)[0, 0] for bits in (4, 3, 2, 1))
+    assert [len(each) for each in (four, three, two, one)] == [32, 24, 16, 8]
     assert four[5] == (5 | (37 & 15) << 4) and two[3] == (3 | 3 << 2 | 3 << 4 | 3 << 6) and one[2] == 0b10101010
+    assert (three[:16] == two).all() and (three[16:] == 0b11110000).all()

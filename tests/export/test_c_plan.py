@@ -31,7 +31,7 @@ def table(**costs: float) -> Table:
     names = ("call", "copied", "stored", "patch", "pixel", "rows.mac", "rows.fill", "lists.mac", "panels.mac", "panels.one", "panels.tile")
     names += ("panels.fill", "listed.mac", "depth.mac", "codes.bytes", "codes.packed", "codes.table", "codes.huffman")
     names += ("where.bitmask", "where.gaps", "where.runs", "where.huffman")
-    names += tuple(f"few.{what}{bits}" for what in ("open", "one") for bits in (1, 2, 4))
+    names += tuple(f"few.{what}{bits}" for what in ("open", "one", "wide") for bits in (1, 2, 3, 4)) + ("few.mac",)
     plain = dict.fromkeys(names, 0.001)
     found = plain | {name.replace("_", "."): cost for name, cost in costs.items()}
     return Table(machine=MACHINE, processor="a test's", measured=True, source="a test", ceilings=PEAKS, costs=found)
@@ -110,7 +110,7 @@ def test_kernels_without_a_cost_are_left_to_the_rules() -> None:
 
 
 @pytest.mark.parametrize(
-    "choice", ["panels_mac", "rows_mac", "lists_mac", "listed_mac", "codes_packed", "few_one2", "few_one4", "codes_bytes", "where_bitmask"]
+    "choice", ["panels_mac", "rows_mac", "lists_mac", "listed_mac", "codes_packed", "few_one2", "few_wide4", "codes_bytes", "where_bitmask"]
 )
 def test_every_choice_gives_the_same_integers(choice: str, tmp_path: Path) -> None:
     """Where one kernel or decoder is dear, others are taken; all weights are there that the planner is asked about."""

@@ -71,8 +71,11 @@ def _opened(layer: Layer, found: dict[str, float]) -> dict[str, float]:
     assert layer.few is not None
     bits, weights = layer.few.bits, float(layer.few.codes.nbytes * 8 // layer.few.bits)
     if layer.g.pixels > 1:
+        if layer.few.room:  # sums of 16 bits, where there are instructions for them
+            found["few.mac"] = found.pop("panels.mac")
         return found | {f"few.open{bits}": weights}
-    return {name: n for name, n in found.items() if not name.startswith("panels.")} | {f"few.one{bits}": weights}
+    others = {name: n for name, n in found.items() if not name.startswith("panels.")}
+    return others | {f"few.{'one' if layer.few.room else 'wide'}{bits}": weights}
 
 
 def _decoding(w: Coded) -> dict[str, float]:

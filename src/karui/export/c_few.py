@@ -44,7 +44,7 @@ def few_of(n: Numbers) -> Few | None:
         values = np.union1d(values, np.zeros(1, np.int8))
     if len(values) > 16:
         return None
-    bits = 1 if len(values) <= 2 else 2 if len(values) <= 4 else 4
+    bits = max(1, (len(values) - 1).bit_length())
     whole = n.fours
     if 0 not in values:  # then channels that fill up a panel, which are never stored, may be anything; small ones can't overflow a sum
         whole = np.where(whole == 0, values[np.abs(values.astype(np.int32)).argmin()], whole)
@@ -58,6 +58,8 @@ def packed(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Numbers ``[panels, fours, 64]`` as ``k_few`` wants them."""
     if bits == 1:
         return np.packbits(numbers, axis=2, bitorder="little")
+    if bits == 3:
+        return np.concatenate([packed((numbers & 3).astype(np.uint8), 2), packed((numbers >> 2).astype(np.uint8), 1)], axis=2)
     parts = numbers.reshape(*numbers.shape[:2], 8 // bits, 8 * bits)
     by = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
     return np.bitwise_or.reduce(parts << by, axis=2).astype(np.uint8)

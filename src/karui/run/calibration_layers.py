@@ -40,6 +40,7 @@ ONE: tuple[Size, ...] = ((1, 256, 256, 1), (1, 1024, 128, 1), (1, 64, 64, 1))
 TWO: tuple[Size, ...] = ((1, 256, 128, 1), (7, 128, 128, 1))
 DEPTH: tuple[Size, ...] = ((14, 128, 128, 3), (28, 32, 32, 3), (14, 64, 64, 5))
 VALUES = ("sign", "ternary", "4-bit", "palette", "skewed palette")
+FEW = ("sign", "ternary", "3-bit", "4-bit", "palette")
 SUPPORTS = ("half", "tenth", "1:4")
 SCALE = 0.004
 
@@ -109,7 +110,7 @@ def _wanted() -> Iterator[tuple[Size, str, str, str]]:
             yield size, kernel, "skewed palette", "half"
         for support in SUPPORTS:
             yield size, "lists", "int8", support
-        for values in VALUES[:4]:
+        for values in FEW:
             yield size, "few", values, "dense"
 
 
@@ -142,7 +143,7 @@ def _values(kind: str, shape: tuple[int, ...], support: Support, rng: np.random.
         book = np.sort(rng.choice(np.arange(-127, 128), 16, replace=False)).astype(np.int8)
         index = np.minimum(rng.geometric(0.4, shape) - 1, 15) if kind.startswith("skewed") else rng.integers(0, 16, shape)
         return CodebookValues(index=kept(index.astype(np.uint8)), codebook=book, scale=scale)
-    bits = 4 if kind == "4-bit" else 8
+    bits = int(kind[0]) if kind.endswith("-bit") else 8
     most = 2 ** (bits - 1) - 1
     codes = rng.integers(-most, most + 1, shape).astype(np.int8)
     return AffineValues(bits=bits, codes=kept(np.where(codes == 0, 1, codes).astype(np.int8)), scale=scale, zero_point=none)

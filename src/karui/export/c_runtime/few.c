@@ -1,15 +1,15 @@
-/* Integer layers whose weights are of at most sixteen values, over bytes: numbers of 1, 2 or 4 bits in panels, which one or two instructions
+/* Integer layers whose weights are of at most sixteen values, over bytes: numbers of 1 … 4 bits in panels, which one or two instructions
  * make bytes, a four at a time. With many pixels a panel is opened once, into scratch, and then is any panel; of a single pixel weights are
  * opened in registers and never written, so that such a layer gains from having fewer bytes to read. */
 
 #include <stdint.h>
 
 /* Weights of few bits. codes: [panels][runs][fours][8 · bits] bytes. Of 1 bit, a four's byte j holds its numbers 8 j … 8 j + 7; else its
- * numbers j, j + 8 · bits, …, the first in its lowest bits. */
+ * numbers j, j + 8 · bits, …, the first in its lowest bits. Of 3 bits there are the lower two as if of 2 bits, then the upper as if of 1. */
 typedef struct {
     const uint8_t *codes;
     const int8_t *values; /* [16]: what the numbers mean */
-    int32_t bits;         /* 1, 2 or 4 */
+    int32_t bits;         /* 1 … 4 */
     int32_t room;         /* so many times a sum of 16 bits bears two bytes' products, or 0 */
 } k_few;
 
@@ -98,12 +98,13 @@ static k_once void k_few_i8(const int8_t *x, int8_t *y, const k_panels *l, const
 /* The set that every machine has. */
 static void k_open_plain(const k_few *f, const uint8_t *codes, int32_t fours, int8_t *bytes)
 {
-    const int32_t size = 8 * f->bits, mask = (1 << f->bits) - 1;
+    const int32_t size = 8 * f->bits, each = f->bits == 4 ? 4 : 2, part = 8 * each, mask = (1 << each) - 1;
     int32_t j, k;
     for (j = 0; j < fours; j++, codes += size, bytes += 64)
         for (k = 0; k < 64; k++) {
-            const int32_t number = f->bits == 1 ? codes[k / 8] >> k % 8 : codes[k % size] >> k / size * f->bits;
-            bytes[k] = f->values[number & mask];
+            const int32_t upper = f->bits % 2 ? codes[size - 8 + k / 8] >> k % 8 & 1 : 0;
+            const int32_t lower = f->bits == 1 ? 0 : codes[k % part] >> k / part * each & mask;
+            bytes[k] = f->values[lower | upper << (f->bits - 1)];
         }
 }
 

@@ -3,13 +3,15 @@
 #include <arm_neon.h>
 #include <stdint.h>
 
-/* Sixteen of a four's bytes, the part k: of 1, 2 and 4 bits. */
+/* Sixteen of a four's bytes, the part k: of 1 … 4 bits. */
 #if defined(K_ARM64)
-#define k_part1_neon(p, k) \
-    vreinterpretq_s8_u8(vbslq_u8(vtstq_u8(vcombine_u8(vdup_n_u8((p)[2 * (k)]), vdup_n_u8((p)[2 * (k) + 1])), each), most, least))
-#define k_part2_neon(p, k) k_look_neon(vshlq_u8(vld1q_u8(p), vdupq_n_s8((int8_t)(-2 * (k)))))
-#define k_part4_neon(p, k) k_look_neon(vshlq_u8(vld1q_u8((p) + (k) % 2 * 16), vdupq_n_s8((int8_t)(-4 * ((k) / 2)))))
-#define k_look_neon(v) vqtbl1q_s8(table, vandq_u8(v, low))
+#define k_part1_neon(p, k) vreinterpretq_s8_u8(vbslq_u8(k_ones_neon(p, k), most, least))
+#define k_part2_neon(p, k) vqtbl1q_s8(table, k_lower_neon(p, 2, k))
+#define k_part3_neon(p, k) \
+    vqtbl1q_s8(table, vorrq_u8(k_lower_neon(p, 2, k), vandq_u8(k_ones_neon((p) + 16, k), vdupq_n_u8(4))))
+#define k_part4_neon(p, k) vqtbl1q_s8(table, k_lower_neon((p) + (k) % 2 * 16, 4, (k) / 2))
+#define k_ones_neon(p, k) vtstq_u8(vcombine_u8(vdup_n_u8((p)[2 * (k)]), vdup_n_u8((p)[2 * (k) + 1])), each)
+#define k_lower_neon(p, bits, k) vandq_u8(vshlq_u8(vld1q_u8(p), vdupq_n_s8((int8_t)(-(bits) * (k)))), low)
 #define k_table_neon(f) \
     const int8x16_t table = vld1q_s8((f)->values); \
     const uint8x16_t low = vdupq_n_u8((f)->bits == 4 ? 15 : 3), each = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u)); \
@@ -30,6 +32,8 @@ static void k_open_neon(const k_few *f, const uint8_t *codes, int32_t fours, int
         k_all_fours_neon(k_part1_neon, 8);
     } else if (f->bits == 2) {
         k_all_fours_neon(k_part2_neon, 16);
+    } else if (f->bits == 3) {
+        k_all_fours_neon(k_part3_neon, 24);
     } else {
         k_all_fours_neon(k_part4_neon, 32);
     }
@@ -61,6 +65,8 @@ static void k_few_one_neon(const k_panels *l, const k_few *f, const uint8_t *cod
                 k_run_neon(k_part1_neon, 8)
             } else if (f->bits == 2) {
                 k_run_neon(k_part2_neon, 16)
+            } else if (f->bits == 3) {
+                k_run_neon(k_part3_neon, 24)
             } else {
                 k_run_neon(k_part4_neon, 32)
             }
@@ -91,6 +97,8 @@ static k_dot void k_few_one_dot(const k_panels *l, const k_few *f, const uint8_t
                 k_run_dot(k_part1_neon, 8)
             } else if (f->bits == 2) {
                 k_run_dot(k_part2_neon, 16)
+            } else if (f->bits == 3) {
+                k_run_dot(k_part3_neon, 24)
             } else {
                 k_run_dot(k_part4_neon, 32)
             }

@@ -5,19 +5,25 @@
 #include <stdint.h>
 #include <string.h>
 
-/* A four's bytes in u and v: of 1, 2 and 4 bits. */
+/* A four's bytes in u and v: of 1 … 4 bits. */
 #if defined(K_X86)
 #define k_open1_avx2(p) \
     u = k_choose_avx2(p); \
     v = k_choose_avx2((p) + 4)
-#define k_choose_avx2(p) \
-    _mm256_xor_si256(least, _mm256_and_si256(change, _mm256_cmpeq_epi8(each, _mm256_and_si256(each, _mm256_shuffle_epi8( \
-        _mm256_set1_epi32(k_four(p)), spread)))))
+#define k_choose_avx2(p) _mm256_xor_si256(least, _mm256_and_si256(change, k_ones_avx2(p)))
+#define k_ones_avx2(p) \
+    _mm256_cmpeq_epi8(each, _mm256_and_si256(each, _mm256_shuffle_epi8(_mm256_set1_epi32(k_four(p)), spread)))
 #define k_open2_avx2(p) \
     u = _mm256_broadcastsi128_si256(k_sixteen(p)); \
     u = _mm256_srlv_epi64(u, by); \
     v = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(u, 4), low)); \
     u = _mm256_shuffle_epi8(table, _mm256_and_si256(u, low))
+#define k_open3_avx2(p) \
+    u = _mm256_srlv_epi64(_mm256_broadcastsi128_si256(k_sixteen(p)), by); \
+    v = _mm256_and_si256(_mm256_srli_epi16(u, 4), low); \
+    u = _mm256_and_si256(u, low); \
+    v = _mm256_shuffle_epi8(table, _mm256_or_si256(v, _mm256_and_si256(k_ones_avx2((p) + 20), _mm256_set1_epi8(4)))); \
+    u = _mm256_shuffle_epi8(table, _mm256_or_si256(u, _mm256_and_si256(k_ones_avx2((p) + 16), _mm256_set1_epi8(4))))
 #define k_open4_avx2(p) \
     u = _mm256_loadu_si256((const __m256i *)(const void *)(p)); \
     v = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(u, 4), low)); \
@@ -46,6 +52,8 @@ static k_avx2 void k_open_avx2(const k_few *f, const uint8_t *codes, int32_t fou
         k_all_fours_avx2(k_open1_avx2, 8)
     } else if (f->bits == 2) {
         k_all_fours_avx2(k_open2_avx2, 16)
+    } else if (f->bits == 3) {
+        k_all_fours_avx2(k_open3_avx2, 24)
     } else {
         k_all_fours_avx2(k_open4_avx2, 32)
     }
@@ -80,6 +88,8 @@ static k_avx2 void k_few_small_avx2(const k_panels *l, const k_few *f, const uin
                 k_small_run_avx2(k_open1_avx2, 8)
             } else if (f->bits == 2) {
                 k_small_run_avx2(k_open2_avx2, 16)
+            } else if (f->bits == 3) {
+                k_small_run_avx2(k_open3_avx2, 24)
             } else {
                 k_small_run_avx2(k_open4_avx2, 32)
             }
@@ -117,6 +127,8 @@ static k_avx2 void k_few_one_avx2(const k_panels *l, const k_few *f, const uint8
                 k_wide_run_avx2(k_open1_avx2, 8)
             } else if (f->bits == 2) {
                 k_wide_run_avx2(k_open2_avx2, 16)
+            } else if (f->bits == 3) {
+                k_wide_run_avx2(k_open3_avx2, 24)
             } else {
                 k_wide_run_avx2(k_open4_avx2, 32)
             }

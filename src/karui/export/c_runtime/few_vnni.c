@@ -15,12 +15,16 @@ static uint64_t k_mask_of(const uint8_t *p)
 }
 #endif
 
-/* A four's bytes: of 1, 2 and 4 bits. */
+/* A four's bytes: of 1 … 4 bits. */
 #if defined(K_X86)
 #define k_open1_vnni(p) _mm512_mask_mov_epi8(least, (__mmask64)k_mask_of(p), most)
-#define k_open2_vnni(p) k_parts_vnni(_mm512_broadcast_i32x4(k_sixteen(p)))
-#define k_open4_vnni(p) k_parts_vnni(_mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)(p))))
-#define k_parts_vnni(v) _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srlv_epi64(v, by), low))
+#define k_open2_vnni(p) _mm512_shuffle_epi8(table, k_parts_vnni(_mm512_broadcast_i32x4(k_sixteen(p))))
+#define k_open3_vnni(p) \
+    _mm512_shuffle_epi8(table, _mm512_or_si512(k_parts_vnni(_mm512_broadcast_i32x4(k_sixteen(p))), \
+                                               _mm512_maskz_mov_epi8((__mmask64)k_mask_of((p) + 16), _mm512_set1_epi8(4))))
+#define k_open4_vnni(p) \
+    _mm512_shuffle_epi8(table, k_parts_vnni(_mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)(p)))))
+#define k_parts_vnni(v) _mm512_and_si512(_mm512_srlv_epi64(v, by), low)
 #define k_table_vnni(f) \
     const __m512i table = _mm512_broadcast_i32x4(k_sixteen((f)->values)); \
     const __m512i least = _mm512_set1_epi8((f)->values[0]), most = _mm512_set1_epi8((f)->values[1]); \
@@ -41,6 +45,8 @@ static k_vnni void k_open_vnni(const k_few *f, const uint8_t *codes, int32_t fou
         k_all_fours_vnni(k_open1_vnni, 8);
     } else if (f->bits == 2) {
         k_all_fours_vnni(k_open2_vnni, 16);
+    } else if (f->bits == 3) {
+        k_all_fours_vnni(k_open3_vnni, 24);
     } else {
         k_all_fours_vnni(k_open4_vnni, 32);
     }
@@ -71,6 +77,8 @@ static k_vnni void k_few_one_vnni(const k_panels *l, const k_few *f, const uint8
                 k_run_vnni(k_open1_vnni, 8);
             } else if (f->bits == 2) {
                 k_run_vnni(k_open2_vnni, 16);
+            } else if (f->bits == 3) {
+                k_run_vnni(k_open3_vnni, 24);
             } else {
                 k_run_vnni(k_open4_vnni, 32);
             }
