@@ -93,6 +93,9 @@ SIZES = {
     "five pixels, odd channels": convolution(1, 5, 30, 7, kernel=(1, 1), padding=[0, 0, 0, 0], seed=29),
     "many inputs": convolution(2, 2, 130, 34, seed=12),
     "one four of inputs": convolution(5, 4, 3, 18, kernel=(1, 1), padding=[0, 0, 0, 0], seed=30),
+    "one pixel, a four": convolution(1, 1, 4, 8, kernel=(1, 1), padding=[0, 0, 0, 0], seed=33),
+    "one pixel, seven fours": convolution(1, 1, 28, 5, kernel=(1, 1), padding=[0, 0, 0, 0], seed=34),
+    "one pixel, sixteen fours": convolution(1, 1, 64, 9, kernel=(1, 1), padding=[0, 0, 0, 0], seed=35),
     "a first layer": convolution(20, 10, 1, 64, kernel=(10, 4), stride=[2, 2], padding=[4, 1, 5, 1], seed=31),
     "a first layer, read in part": convolution(14, 14, 3, 40, stride=[4, 4], padding=[1, 0, 0, 0], seed=32),
 }

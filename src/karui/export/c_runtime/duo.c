@@ -11,13 +11,20 @@
 /* What three pixels and all channels of a group share. */
 typedef struct {
     const int32_t *column, *end;   /* [fours][2][3]: of four inputs of each pixel first 0 and 2, then 1 and 3 */
-    int32_t skip;                  /* bytes of the loop's code that its first turn leaves out */
+    int32_t skip;                  /* bytes of the loop's code that its first turn leaves out: of k_duo_tile, or of k_duo_thin for one pixel */
     const int32_t *requant, *last; /* of the channels to compute */
     int32_t o;                     /* from pixel to pixel of y */
 } k_duo_job;
 
+/* For what isn't called where a model's loops are all assembly. */
+#if defined(K_DSP)
+#define k_plain __attribute__((unused))
+#else
+#define k_plain
+#endif
+
 /* Both products of two words of two numbers, added. */
-static int32_t k_both(int32_t a, int32_t b, int32_t sum)
+static k_plain int32_t k_both(int32_t a, int32_t b, int32_t sum)
 {
 #if defined(K_DSP)
     return __smlad(a, b, sum);
@@ -28,7 +35,7 @@ static int32_t k_both(int32_t a, int32_t b, int32_t sum)
 }
 
 /* A sum as a code, by the high word of a product: multiplier, bias, shift. */
-static int8_t k_high_code(int32_t sum, const int32_t *requant)
+static k_plain int8_t k_high_code(int32_t sum, const int32_t *requant)
 {
     const int32_t high = (int32_t)((uint32_t)(((int64_t)sum * requant[0]) >> 32) + (uint32_t)requant[1]), code = high >> requant[2];
     return (int8_t)(code < -128 ? -128 : code > 127 ? 127 : code);
@@ -137,7 +144,80 @@ static k_once void k_duo_tile(const k_duo_job *job, const int32_t *weights, int8
 }
 #endif
 
-/* One pixel and these channels. */
+/* The text of eight inputs of two channels and one pixel: sixteen multiplications in fourteen instructions, which are 56 bytes. r0: the column;
+ * r1: the weights; r4: the sum of channel a; r5: of the words as they are. */
+#define k_duo_eight                              \
+    "ldm r1!, {r6, r7, r8, r9}\n\t"              \
+    "ldm r0!, {r10, r11, r12, lr}\n\t"           \
+    "smlad r5, r6, r10, r5\n\t"                  \
+    "smlad r5, r7, r11, r5\n\t"                  \
+    "smlad r5, r8, r12, r5\n\t"                  \
+    "smlad r5, r9, lr, r5\n\t"                   \
+    "sxtb16 r6, r6\n\t"                          \
+    "sxtb16 r7, r7\n\t"                          \
+    "sxtb16 r8, r8\n\t"                          \
+    "sxtb16 r9, r9\n\t"                          \
+    "smlad r4, r6, r10, r4\n\t"                  \
+    "smlad r4, r7, r11, r4\n\t"                  \
+    "smlad r4, r8, r12, r4\n\t"                  \
+    "smlad r4, r9, lr, r4\n\t"
+
+/* One pixel and these channels. An odd four of inputs goes first. */
+#if defined(K_DSP)
+static __attribute__((naked, noinline)) void k_duo_thin(const k_duo_job *job __attribute__((unused)),
+                                                        const int32_t *weights __attribute__((unused)),
+                                                        int8_t *y __attribute__((unused)))
+{
+    __asm__ volatile(
+        ".syntax unified\n\t"
+        "push {r4-r11, lr}\n\t"
+        "sub sp, sp, #20\n\t"
+        "ldm r0, {r4, r5, r6, r7, r8}\n\t"
+        "strd r7, r2, [sp]\n\t"      /* requant, y */
+        "strd r4, r8, [sp, #8]\n\t"  /* column, last */
+        "mov r2, r5\n\t"             /* the column's end */
+        "adr r3, 3f\n\t"
+        "add r3, r3, r6\n\t"
+        "add r3, r3, #1\n\t"         /* where the loop's first turn begins */
+        "1:\n\t"
+        "ldr r0, [sp, #8]\n\t"
+        "ldr r7, [sp]\n\t"
+        "sub r6, r2, r0\n\t"
+        "ldrd r4, r5, [r7]\n\t"
+        "tst r6, #8\n\t"
+        "beq 2f\n\t"
+        "ldrd r6, r7, [r1], #8\n\t"
+        "ldrd r10, r11, [r0], #8\n\t"
+        "smlad r5, r6, r10, r5\n\t"
+        "smlad r5, r7, r11, r5\n\t"
+        "sxtb16 r6, r6\n\t"
+        "sxtb16 r7, r7\n\t"
+        "smlad r4, r6, r10, r4\n\t"
+        "smlad r4, r7, r11, r4\n\t"
+        "2:\n\t"
+        "bx r3\n\t"
+        ".balign 4\n\t"
+        "3:\n\t"
+        ".rept 4\n\t"
+        k_duo_eight
+        ".endr\n\t"
+        "cmp r0, r2\n\t"
+        "bne.w 3b\n\t"
+        "ldrd r7, r8, [sp]\n\t"
+        "sub r5, r5, r4\n\t"
+        "add r7, r7, #8\n\t"
+        "ldm r7!, {r10, r11, lr}\n\t"
+        k_high_result("r4", "r8], #1")
+        "ldm r7!, {r10, r11, lr}\n\t"
+        k_high_result("r5", "r8], #1")
+        "ldr r0, [sp, #12]\n\t"
+        "strd r7, r8, [sp]\n\t"
+        "cmp r7, r0\n\t"
+        "bne.w 1b\n\t"
+        "add sp, sp, #20\n\t"
+        "pop {r4-r11, pc}\n\t");
+}
+#else
 static void k_duo_thin(const k_duo_job *job, const int32_t *weights, int8_t *y)
 {
     const int32_t *requant = job->requant;
@@ -155,6 +235,7 @@ static void k_duo_thin(const k_duo_job *job, const int32_t *weights, int8_t *y)
         y[1] = k_high_code((int32_t)((uint32_t)all - (uint32_t)a), requant + 5);
     }
 }
+#endif
 
 /* Some duos of a group, from `duo` on, whose weights lie at `weights`, and all pixels. One pixel that is left at the end goes by itself; with
  * two of them one is done again. */
@@ -164,10 +245,11 @@ static k_once void k_duos_of(const int8_t *x, int8_t *y, const k_layer *l, const
     const int32_t outputs = l->o / l->groups, whole = outputs / 2 - duo, pairs = duos < whole ? duos : whole, pixels = l->oh * l->ow;
     const int32_t words = w->fours * 2, from = pairs ? 2 * duo : outputs - 2, stop = pairs < duos ? outputs : from + 2 * duos;
     const int32_t clamped = w->low > -128 || w->high < 127, o = l->o;
+    const int32_t skip = (w->fours == 1 ? 15 : (15 - (w->fours - 1) % 15) % 15) * 68;
+    const int32_t skip_thin = (w->fours == 1 ? 4 : (4 - w->fours / 2 % 4) % 4) * 56;
     int32_t p, many;
     k_duo_job job;
     job.column = column;
-    job.skip = (w->fours == 1 ? 15 : (15 - (w->fours - 1) % 15) % 15) * 68;
     job.requant = w->requant + (group * ((outputs + 1) / 2) + duo) * 8;
     job.last = job.requant + pairs * 8;
     job.o = o;
@@ -178,6 +260,7 @@ static k_once void k_duos_of(const int8_t *x, int8_t *y, const k_layer *l, const
         many = wide ? 3 : 1;
         k_duo_column(x, l, w, group, first, many, column, edge);
         job.end = column + words * many;
+        job.skip = wide ? skip : skip_thin;
         if (pairs)
             (wide ? k_duo_tile : k_duo_thin)(&job, weights, to + from);
         if (pairs < duos) {
