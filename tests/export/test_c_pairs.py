@@ -44,7 +44,7 @@ def test_outputs_are_not_all_at_their_bounds() -> None:
 @pytest.mark.parametrize("machine", PANELS)
 def test_two_scales(machine: str, flags: tuple[str, ...], tmp_path: Path) -> None:
     p = merged(PAIRS)
-    assert {"k_pair_i8", "k_terms_i8"} & set(c.model(p, machine=machine).kernels) == {"k_pair_i8"}
+    assert {"k_pair_i8", "k_few_pair_i8", "k_terms_i8"} & set(c.model(p, machine=machine).kernels) == {"k_pair_i8", "k_few_pair_i8"}
     same(p, tmp_path, machine, flags)
 
 
@@ -70,7 +70,7 @@ def test_each_layer_alone_brings_just_its_kernels(name: str, machine: str, tmp_p
 
 
 def test_weights_stay_two_bits() -> None:
-    """Panels are made on the device."""
-    w = DENSE["many inputs"].weights["weight"]
-    built = c.model(PAIRS["many inputs"], machine="x86-64-v4")
-    assert "panel_weights" not in built.source and f"weight_values[{w.codes().size // 4 + 1}]" in built.source
+    """Bytes of panels are made on the device; row by row, a spare byte follows the last one."""
+    for name, table, spare in (("nine pixels", "few_codes", 0), ("depthwise", "weight_values", 1)):
+        built, size = c.model(PAIRS[name], machine="x86-64-v4"), DENSE[name].weights["weight"].codes().size
+        assert "panel_weights" not in built.source and f"{table}[{size // 4 + spare}]" in built.source, name

@@ -46,7 +46,7 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     several = w.raw_zero is not None or requant.multiplier.ndim == 2
     if (source.machine.duos and tabled(source, op, g)) or signs(source, op, g):
         return
-    if is_pair(source, op) and pairs(source, op, g, w, weight(source, op, w)):
+    if is_pair(source, op) and pairs(source, op, g, w, lambda: weight(source, op, w)):
         return
     if source.machine.duos and not several and _duos(source, op, g, w):
         return

@@ -87,6 +87,7 @@ RUNTIME = (
     "few_avx2",
     "few_vnni",
     "few_arm",
+    "few_pair",
     "signs",
     "signs_avx2",
     "signs_arm",

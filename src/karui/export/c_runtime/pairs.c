@@ -84,6 +84,18 @@ static void k_raise_x86(const k_set *set, const int32_t *sums, int32_t far, int3
     k_raise_plain(set, sums, far, count, multiplier, bias, raised);
 }
 
+/* Codes of some pixels and a panel: `far` from a pixel's sums over +1 to the next one's, `other` from them to those over −1. */
+static void k_pair_codes(const k_pair_weight *pair, const k_set *set, const int32_t *sums, int32_t far, int32_t other, int32_t count,
+                         int32_t panel, int8_t *y, int32_t o, int32_t left)
+{
+    const k_panel_weight *w = pair->weight;
+    int32_t i;
+    int64_t raised[8 * 16];
+    pair->raise(set, sums, far, count, pair->positive + panel * 16, w->bias + panel * 16, raised);
+    for (i = 0; i < count; i++)
+        set->store(sums + i * far + other, 1, 1, w, panel, raised + i * 16, y + i * o, o, left);
+}
+
 /* A layer. `deep`: 4, or 1 for a depthwise one. `unpacked`: scratch for two panels; the rest as other layers in panels have it. */
 static k_once void k_pair_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_pair_weight *pair, const k_set *set, int32_t deep,
                              uint8_t *copy, int8_t *unpacked, int8_t *row, k_index *index, int8_t *stored)
@@ -91,10 +103,8 @@ static k_once void k_pair_i8(const int8_t *x, int8_t *y, const k_panels *l, cons
     const int32_t groups = deep == 4 ? l->groups : 1, outputs = l->o / groups, each = (outputs + 15) / 16;
     const int32_t size = l->runs_y * l->runs_x * (deep == 4 ? l->fours * 64 : 16);
     const int32_t far = deep == 4 ? 32 : 16, other = deep == 4 ? 16 : 128; /* from pixel to pixel, and to the sums over −1 */
-    const k_panel_weight *w = pair->weight;
     k_cursor cursor = k_start();
-    int32_t group, q, p, i, sums[8 * 32];
-    int64_t raised[8 * 16];
+    int32_t group, q, p, sums[8 * 32];
     k_bordered(x, l, set, copy);
     for (group = 0; group < groups; group++)
         for (q = 0; q < each; q++) {
@@ -110,9 +120,7 @@ static k_once void k_pair_i8(const int8_t *x, int8_t *y, const k_panels *l, cons
                     set->depth(l, unpacked, at, sums);
                     set->depth(l, unpacked + size, at, sums + other);
                 }
-                pair->raise(set, sums, far, count, pair->positive + panel * 16, w->bias + panel * 16, raised);
-                for (i = 0; i < count; i++)
-                    set->store(sums + i * far + other, 1, 1, w, panel, raised + i * 16, y + (p + i) * l->o + first, l->o, left);
+                k_pair_codes(pair, set, sums, far, other, count, panel, y + p * l->o + first, l->o, left);
             }
         }
 }
