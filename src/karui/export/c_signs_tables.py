@@ -2,7 +2,7 @@
 
 Sixteen channels meet four inputs in one lookup. Their tables are 128 bytes for each four inputs, in scratch. A layer whose inputs are too
 many for one go of counts goes in parts, where tables of a part and the sums of all pixels are less than tables of the whole. To make tables
-takes what twelve pixels take to look them up. Counting ones takes three times what a look takes, so that is for layers of few pixels.
+takes what fourteen pixels take to look them up. Counting ones takes three times what a look takes, so that is for layers of few pixels.
 """
 
 from dataclasses import dataclass
