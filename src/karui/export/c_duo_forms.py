@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from karui.export.c_duos import FOUR, PIXELS, constant, fitting, fours_of, layer_of, pairs_of, scratch_of, words_of
 from karui.export.c_geometry import Geometry
-from karui.export.c_panels import FULL, Numbers, numbers_of
+from karui.export.c_panels import Numbers, numbers_of
 from karui.export.c_source import Source
 from karui.export.c_weights import Coded
 from karui.program.program import Op
@@ -28,6 +28,9 @@ AS_LISTS = (9.5, 0.0, 45.0)  # k_sparse_i8, for what is stored
 STEP = PIXELS * FOUR * 2  # bytes of a four in a column
 MOST = 32767  # bytes of a column that a list can step back over
 LISTED = 0.85  # of all fours: above, skipping the others costs what it saves
+STORED = (
+    0.45  # of the weights in those fours at least, as in blocks of one channel; where more are zero, an index of single weights is smaller
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,7 +91,7 @@ def listed_duos(source: Source, op: Op, g: Geometry) -> bool:
     pairs = pairs_of(n.outputs)
     words = words_of(n, pairs)
     there, stored = np.asarray(words.any(-1)), np.count_nonzero(n.codes.reshape(n.groups, n.outputs, -1)[:, pairs])
-    if there.mean() > LISTED or stored < FULL * there.sum() * 2 * FOUR or (requant := fitting(n)) is None:
+    if there.mean() > LISTED or stored < STORED * there.sum() * 2 * FOUR or (requant := fitting(n)) is None:
         return False
     duos, lists, ends = in_lists(words, there, requant[:-2].reshape(*there.shape[:2], 8), n.outputs % 2 == 1)
     layer, column, edge = layer_of(source, op, g), *scratch_of(source, g, n)

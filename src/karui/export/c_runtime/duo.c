@@ -237,6 +237,28 @@ static void k_duo_thin(const k_duo_job *job, const int32_t *weights, int8_t *y)
 }
 #endif
 
+/* Codes between two of them, four at a time. */
+static k_once void k_duo_clamp(int8_t *y, int32_t count, int32_t low, int32_t high)
+{
+    int32_t i = 0;
+#if defined(K_DSP)
+    const uint32_t lows = (uint32_t)(uint8_t)low * 0x01010101u, highs = (uint32_t)(uint8_t)high * 0x01010101u;
+    for (; i + 4 <= count; i += 4) {
+        uint32_t v, lost;
+        memcpy(&v, y + i, 4);
+        __asm__("ssub8 %1, %0, %2\n\t"
+                "sel %0, %0, %2\n\t"
+                "ssub8 %1, %3, %0\n\t"
+                "sel %0, %0, %3"
+                : "+r"(v), "=&r"(lost)
+                : "r"(lows), "r"(highs)
+                : "cc");
+        memcpy(y + i, &v, 4);
+    }
+#endif
+    k_clamp_i8(y + i, y + i, count - i, low, high);
+}
+
 /* Some duos of a group, from `duo` on, whose weights lie at `weights`, and all pixels. One pixel that is left at the end goes by itself; with
  * two of them one is done again. */
 static k_once void k_duos_of(const int8_t *x, int8_t *y, const k_layer *l, const k_duo_weight *w, int32_t group, int32_t duo, int32_t duos,
@@ -270,7 +292,7 @@ static k_once void k_duos_of(const int8_t *x, int8_t *y, const k_layer *l, const
             (wide ? k_duo_tile : k_duo_thin)(&odd, weights + pairs * words, to + outputs - 2);
         }
         for (i = 0; clamped && i < many; i++)
-            k_clamp_i8(to + from + i * o, to + from + i * o, stop - from, w->low, w->high);
+            k_duo_clamp(to + from + i * o, stop - from, w->low, w->high);
     }
 }
 

@@ -120,7 +120,7 @@ static k_once void k_duos_listed_i8(const int8_t *x, int8_t *y, const k_layer *l
                     k_skipping_plain(column, from, to + odd * (outputs - 2), l->o, lists, end, 1);
             }
             for (i = 0; (w->low > -128 || w->high < 127) && i < many; i++)
-                k_clamp_i8(to + i * l->o, to + i * l->o, outputs, w->low, w->high);
+                k_duo_clamp(to + i * l->o, outputs, w->low, w->high);
         }
         duo = w->weights + ends[1];
     }
