@@ -1,4 +1,4 @@
-"""Line 5: Cortex-M4 and M7 in QEMU: instructions, memory, and the interpreter's integers; networks, layers of one bit, random layers.
+"""Line 5: Cortex-M4 and M7 in QEMU: instructions, memory, and the interpreter's integers; networks, one bit, every form, random layers.
 
 Instructions aren't cycles: memory that waits, and two instructions at a time on a Cortex-M7, are not in them. They are the same on any
 machine that runs this.
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.c_engine import fuzz
+from benchmarks.c_engine import cortex_m_forms, fuzz
 from benchmarks.c_engine.subjects import SAMPLES, shape
 from benchmarks.harness import Row, at_least, at_most, skipped
 from karui.compress.quantize.binarize import Binarize
@@ -43,6 +43,7 @@ def rows(quick: bool) -> Iterator[Row]:
         yield from of_binary_network()
         for channels, side in SIDES.items():
             yield from of_bits(channels, side)
+        yield from cortex_m_forms.rows()
         count = COUNTS[quick]
         wrong = sum(fuzz.emulated("cortex-m4", "cortex-m4", first) for first in range(0, count, fuzz.BATCH))
         yield Row(case="5 random layers, cortex-m4", figure=f"of {count}, wrong", value=wrong, goal="0", ok=wrong == 0)
