@@ -34,6 +34,7 @@ def test_a_table_of_this_machine(machine: str, tmp_path: object) -> None:
         ("float_x86_64_v4", "vfmadd", 16),
         ("binary_x86_64_v3", "vpshufb", 128),
         ("popcount_x86_64_v3", "popcnt", 64),
+        ("popcount_x86_64_v4", "vpopcntq", 512),
     ],
 )
 def test_a_loop_does_what_it_is_counted_for(loop: str, word: str, each: int, tmp_path: Path) -> None:
@@ -41,7 +42,8 @@ def test_a_loop_does_what_it_is_counted_for(loop: str, word: str, each: int, tmp
     text = tmp_path / "loops.s"
     compiler.compile_c(compiler.find(), ["-O3", "-S", "-o", text, Path(calibrate.__file__).with_name("ceilings.c")], what="ceilings.c")
     body = text.read_text().partition(f"\n{loop}:")[2].partition(f".size\t{loop}")[0]
-    macs = {name: macs for found in calibrate.LOOPS.values() for name, macs in [*found.values(), calibrate._COUNT]}[loop]
+    others = {name: macs for found in calibrate.COUNTS.values() for name, macs, _ in found}
+    macs = ({name: macs for found in calibrate.LOOPS.values() for name, macs in found.values()} | others)[loop]
     assert sum(word in line for line in body.splitlines()) * each == macs
 
 

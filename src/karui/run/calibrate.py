@@ -18,13 +18,17 @@ from karui.program.program import Array, Program
 from karui.run import compiler
 from karui.run.calibration_layers import layers
 from karui.run.layers import layer_times
+from karui.run.machine import flags
 from karui.run.machine import machine as this_machine
 
 SECONDS = 1.5  # of running our kernels, for each machine
 REPEAT, TIMES = 20_000, 100  # of a loop in a call, and calls
 BYTES = {"l1": 16 << 10, "l2": 192 << 10, "dram": 64 << 20}  # that are read to learn how fast
 _V3 = {"int8": ("int8_x86_64_v3", 160), "float": ("float_x86_64_v3", 80), "binary": ("binary_x86_64_v3", 1024)}
-_COUNT = ("popcount_x86_64_v3", 256)  # where this is faster, it is the ceiling
+COUNTS = {  # machine → other loops of bits, their MACs, and the flag without which they can't run; where one is faster, it is the ceiling
+    "x86-64-v3": [("popcount_x86_64_v3", 256, "avx2")],
+    "x86-64-v4": [("popcount_x86_64_v3", 256, "avx2"), ("popcount_x86_64_v4", 5120, "avx512_vpopcntdq")],
+}
 _PI4 = {"int8": ("int8_pi4", 128), "float": ("float_pi4", 32), "binary": ("binary_pi4", 1024)}
 LOOPS = {  # machine → ceiling → the loop that shows it, and its MACs
     "x86-64-v3": _V3,
@@ -82,8 +86,8 @@ def ceilings_of(machine: str) -> dict[str, float]:
         return macs * REPEAT / _fastest(lambda: function(REPEAT, start))
 
     found = {what: loop(*each) for what, each in LOOPS[machine].items()}
-    if machine.startswith("x86"):
-        found["binary"] = max(found["binary"], loop(*_COUNT))
+    counts = [loop(name, macs) for name, macs, flag in COUNTS.get(machine, []) if flag in flags()]
+    found["binary"] = max([found["binary"], *counts])
     read = code.read_memory
     read.argtypes = [ctypes.c_int32, ctypes.c_void_p, ctypes.c_size_t]
     for path in PATHS:
