@@ -1,5 +1,7 @@
 """Layers of weights of one bit over few-bit activations: the interpreter's integers, whatever codes stand for zero and for the border."""
 
+import platform
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from karui.export import c
+from karui.export.c_nearest import by_floats
 from karui.export.c_signs import codes_of, planes_of
 from karui.export.machines import MACHINES
 from karui.program.interpreter import run
@@ -75,6 +78,8 @@ def sizes() -> dict[str, Program]:
         "33 outputs": dict(shape=(4, 6, 40), outputs=33),
         "three blocks": dict(shape=(3, 5, 16), outputs=70),
         "17 outputs, nine pixels": dict(shape=(3, 3, 9), outputs=17),
+        "a pair of blocks and a rest": dict(shape=(4, 4, 24), outputs=90),
+        "two pairs, more than 31 bytes": dict(shape=(3, 3, 64), outputs=128),
         "5 outputs": dict(shape=(4, 4, 12), outputs=5),
         "long": dict(shape=(3, 3, 300), outputs=40),
         "1 x 1": dict(shape=(3, 7, 100), outputs=48, kernel=(1, 1), padding=[0, 0, 0, 0]),
@@ -90,6 +95,7 @@ def sizes() -> dict[str, Program]:
         "5 x 5": dict(shape=(6, 7, 11), outputs=8, kernel=(5, 5), padding=[2, 2, 2, 2]),
         "1-D": dict(shape=(12, 19), outputs=35, kernel=(5,), padding=[2, 2]),
         "linear": dict(shape=(130,), outputs=75),
+        "linear, two pairs": dict(shape=(520,), outputs=97),
         "linear, short": dict(shape=(8,), outputs=3),
     }
     return {
@@ -111,6 +117,35 @@ def same(p: Program, folder: Path, machine: str, flags: tuple[str, ...] = QUICK,
 @pytest.mark.parametrize("machine", MACHINES)
 def test_sizes(machine: str, flags: tuple[str, ...], tmp_path: Path) -> None:
     same(merged(SIZES), tmp_path, machine, flags)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64")
+@pytest.mark.parametrize("bears", [0, 1, 7, 9, 15])
+@pytest.mark.parametrize("cases", ["sizes", "stacks"])
+def test_a_processor_with_fewer_instructions(cases: str, bears: int, tmp_path: Path) -> None:
+    """The one artefact of x86-64-v4 on less: plain C, AVX2, AVX-512 without its count of ones; and by that count without the rest."""
+    p = merged(SIZES if cases == "sizes" else {name: p for name, (p, _) in STACKS.items()})
+    artefact = c.write(p, tmp_path, machine="x86-64-v4")
+    text = artefact.main.read_text()
+    assert text.count("model_bears()") >= 3  # once in each function that chooses
+    artefact.main.write_text(re.sub(r"(?<!uint32_t )model_bears\(\)", f"({bears}u & model_bears())", text))
+    inputs = inputs_of(p, seed=1)
+    agree(p, host.build(artefact, flags=QUICK).run(inputs), run(p, inputs))
+
+
+def test_blocks_whose_codes_floats_would_not_make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Both ways in one layer, whose last block is not full."""
+    seen = []
+
+    def some(*given: Any) -> tuple[Array, Array, Array]:
+        scale, offset, exact = by_floats(*given)
+        lost = np.arange(len(exact)) // 32 % 2 == len(seen) % 2  # every other block
+        seen.append(exact)
+        return np.where(lost, np.float32(7), scale), offset, exact & ~lost
+
+    monkeypatch.setattr("karui.export.c_signs.by_floats", some)
+    same(merged({name: p for name, p in SIZES.items() if name.startswith(("a pair", "three", "two pairs"))}), tmp_path, "x86-64-v4")
+    assert len(seen) >= 15 and np.mean(np.concatenate(seen)) > 0.9  # else nothing was lost
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -175,7 +210,7 @@ CHAINS: dict[str, tuple[Program, int]] = {  # and the planes of what the layer r
 }
 
 
-@pytest.mark.parametrize("machine", ["portable", "x86-64-v3", "cortex-m4"])
+@pytest.mark.parametrize("machine", ["portable", "x86-64-v3", "x86-64-v4", "cortex-m4"])
 def test_chains(machine: str, tmp_path: Path) -> None:
     p = merged({name: chain for name, (chain, _) in CHAINS.items()})
     same(p, tmp_path, machine)

@@ -280,7 +280,8 @@ def pool(source: Source, op: Op) -> None:
     x, y, a = source.tensor(op.inputs[0]), source.tensor(op.outputs[0]), op.attributes
     (kh, kw), (sy, sx), (top, left, _, _) = square(a["kernel"]), square(a["stride"]), edges(a["padding"])
     window = windows(source, op, kh=kh, kw=kw, sy=sy, sx=sx, top=top, left=left)
-    places, suffix = (source.place(op.inputs[0]), source.place(op.outputs[0])), "i8" if y.dtype == "int8" else "f32"
+    places = source.place(op.inputs[0]), source.place(op.outputs[0])
+    suffix = f"i8{source.machine.pools}" if y.dtype == "int8" else "f32"
     if op.kind.startswith("max"):
         source.call(f"k_max_pool_{suffix}", *places, window)
         return
@@ -288,7 +289,7 @@ def pool(source: Source, op: Op) -> None:
     if suffix == "f32":
         source.call("k_avg_pool_f32", *places, window, counted, *limits(op))
     else:
-        source.call("k_avg_pool_i8", *places, window, requant_of(source, op), counted, source.take("int32_t", x.shape[-1]))
+        source.call(f"k_avg_pool_{suffix}", *places, window, requant_of(source, op), counted, source.take("int32_t", x.shape[-1]))
 
 
 def windows(source: Source, op: Op, **fields: int) -> str:

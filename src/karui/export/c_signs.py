@@ -8,6 +8,7 @@ which for codes −1 and +1 is the well-known K − 2·D. All but the last sum i
 assumed of a tensor's quantization: which codes it may hold follows from the op that wrote it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from karui.export.c_geometry import Geometry, geometry
+from karui.export.c_nearest import by_floats
 from karui.export.c_panels import WIDE, Numbers, in_panels
 from karui.export.c_source import Source, structure
 from karui.program.arithmetic import bounds, code_range, quantization, requantization
@@ -60,7 +62,7 @@ def signs(source: Source, op: Op, g: Geometry) -> bool:
     layer = layer_of(source, op, g)
     if layer is None:
         return False
-    tables: dict[str, Array] = {"weights": _weights(g, layer)} | outside(g, layer)
+    tables: dict[str, Array] = {"weights": _weights(g, layer, paired=source.machine.paired)} | outside(g, layer)
     fields: dict[str, Any] = {role: source.table(f"{op.name}.signs.{role}", each) for role, each in tables.items()}
     panel, store = "NULL", "NULL"
     if op.outputs[0] in source.packed:
@@ -69,6 +71,9 @@ def signs(source: Source, op: Op, g: Geometry) -> bool:
         panel = f"&{_panel(source, op, layer.numbers)}"
         plain = "k_store_word" if source.machine.duos else "k_store_plain"
         store = source.chosen("store") if source.machine.sets else source.use(plain)
+        if source.machine.reals and g.pixels > 1:
+            rounded = _rounded(source, op, g, layer, tables)
+            fields |= {role: source.table(f"{op.name}.signs.{role}", each) for role, each in rounded.items()}
     lay, where = places(source, op, g, layer.planes)
     constant = source.constant(f"{op.name}.signs", "k_signs", structure(lay=structure(**lay), **where, **fields))
     x, y, copy = source.place(op.inputs[0]), source.place(op.outputs[0]), source.take("uint8_t", where["whole"] * layer.planes.count)
@@ -239,6 +244,20 @@ def _panel(source: Source, op: Op, numbers: Numbers) -> str:
     return source.constant(f"{op.name}.panel", "k_panel_weight", structure(**tables, quick=int(numbers.quick), low=low, high=high))
 
 
+def _rounded(source: Source, op: Op, g: Geometry, layer: Layer, tables: Mapping[str, Array]) -> dict[str, Array]:
+    """The numbers of codes by floats, and of which blocks that is exact; nothing where it is of none."""
+    planes, n, (low, high) = layer.planes, layer.numbers, bounds(op, source.tensor(op.outputs[0]))
+    sums: Array = -planes.step * np.arange(n.codes.shape[1] * planes.top + 1)
+    if "outside" in tables:
+        reach = int(np.abs(tables["outside"].astype(np.int64)).sum(0).max())
+        sums = np.arange(int(sums.min()) - reach, reach + 1)
+    found = by_floats(sums, n.requant.multiplier, n.folded, n.requant.shift, low, high)
+    behind = ((0, 0), (0, -n.outputs % BLOCK))  # what fills up the last block of a group
+    scale, offset, exact = (np.pad(each.reshape(g["groups"], -1), behind, constant_values=1) for each in found)
+    rounds = exact.reshape(-1, BLOCK).all(axis=1)
+    return {"scale": scale, "offset": offset, "rounds": np.asarray(rounds, np.uint8)} if rounds.any() else {}
+
+
 def least_of(source: Source, op: Op, g: Geometry, layer: Layer) -> NDArray[np.int32]:
     """[groups, blocks · 32]: the least sum that makes the output's higher code; of what fills up, one that none reaches."""
     high, n, top = bounds(op, source.tensor(op.outputs[0]))[1], layer.numbers, 2**31 - 1
@@ -252,14 +271,21 @@ def least_of(source: Source, op: Op, g: Geometry, layer: Layer) -> NDArray[np.in
     return whole.astype(np.int32)
 
 
-def _weights(g: Geometry, layer: Layer) -> Array:
-    """Bits of the weights, [groups, blocks, taps, bytes, 32]."""
-    outputs, taps = g["o"] // g["groups"], layer.codes.shape[1]
+def _weights(g: Geometry, layer: Layer, *, paired: bool) -> Array:
+    """Bits of the weights, [groups, blocks, taps, bytes, 32], or of two blocks [taps, bytes, 2, 32]."""
+    outputs = g["o"] // g["groups"]
     blocks = -(-outputs // BLOCK)
     packed = np.packbits(layer.codes > 0, axis=2, bitorder="little")
     whole = np.zeros((g["groups"], blocks * BLOCK, *packed.shape[1:]), np.uint8)
     whole[:, :outputs] = packed.reshape(g["groups"], outputs, *packed.shape[1:])
-    return np.ascontiguousarray(whole.reshape(g["groups"], blocks, BLOCK, taps, -1).transpose(0, 1, 3, 4, 2))
+    pairs = blocks // 2 * 2 * BLOCK if paired else 0
+    return np.concatenate((_side_by_side(whole[:, :pairs], 2 * BLOCK), _side_by_side(whole[:, pairs:], BLOCK)), axis=1)
+
+
+def _side_by_side(whole: NDArray[np.uint8], many: int) -> NDArray[np.uint8]:
+    """[groups, channels, taps, bytes] with so many channels side by side: [groups, channels / many · taps · bytes · many]."""
+    groups, channels, taps, each = whole.shape
+    return whole.reshape(groups, channels // many, many, taps, each).transpose(0, 1, 3, 4, 2).reshape(groups, -1)
 
 
 def outside(g: Geometry, layer: Layer) -> dict[str, Array]:
@@ -286,5 +312,6 @@ def places(source: Source, op: Op, g: Geometry, planes: Planes) -> tuple[dict[st
     fields |= {"fours": each * (g["kw"] if whole else 1)}
     where = {name: g[name] for name in ("kh", "kw", "sy", "sx", "dy", "dx")}
     where |= {"spread": spread, "part": each * spread, "whole": high * line, "packed": int(op.inputs[0] in source.packed)}
-    where |= {"planes": planes.count, "low": planes.low, "fill": planes.fill or 0, "step": planes.step}
+    where |= {"paired": int(source.machine.paired), "planes": planes.count}
+    where |= {"low": planes.low, "fill": planes.fill or 0, "step": planes.step}
     return fields, where | ({"pixel": -(-g["o"] // 8) * spread} if op.outputs[0] in source.packed else {})

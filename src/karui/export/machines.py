@@ -12,8 +12,9 @@ class Machine:
     sets: the function of c_runtime that chooses, on the device, among the instruction sets that the program may use; None: portable C only.
     unsign: 128 where its instructions want inputs without a sign, else 0. most_code: the largest |weight| that they bear.
     signs: the function that chooses among those for weights of one bit. spread: bytes in which eight bits of an activation lie for them.
-    reals: sums become codes in float32 where that is proved (c_requant.py).
-    few: the same for weights of few bits over bytes.
+    paired: whether two blocks of such weights lie side by side. few: the same as signs for weights of few bits over bytes.
+    pools: how names of pools of codes end that choose by themselves what the processor may do.
+    reals: sums become codes in float32 where that is proved (c_requant.py, c_nearest.py).
     floats: the function that chooses among those for layers of floats; None: portable C.
     duos: layers go by two channels and three pixels (c_runtime/duo.c), chosen by the compiler; memory is scarce.
     """
@@ -25,6 +26,8 @@ class Machine:
     most_code: int = 128
     signs: str = "k_signs_plain"
     spread: int = 1
+    paired: bool = False
+    pools: str = ""
     reals: bool = False
     few: str = ""
     floats: str | None = None
@@ -50,8 +53,9 @@ MACHINES = {
             about="AVX-512 with VNNI, AVX2 where those are missing",
             sets="k_set_v4",
             unsign=128,
-            signs="k_signs_v3",
-            spread=2,
+            signs="k_signs_v4",
+            paired=True,
+            pools="_v4",
             reals=True,
             few="k_few_v4",
             floats="k_floats_v4",

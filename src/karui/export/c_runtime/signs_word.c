@@ -58,14 +58,14 @@ static k_once void k_pack_word(const k_signs *l, const int8_t *x, int32_t count,
 /* The set. */
 static k_signs_set k_signs_word(void)
 {
-    const k_signs_set set = {k_pack_word, k_signs_tile_plain, k_bits_plain};
+    const k_signs_set set = {k_pack_word, k_signs_tile_plain, k_bits_plain, NULL};
     return set;
 }
 
 /* The same where nothing is counted by it. */
 static k_signs_set k_signs_packs(void)
 {
-    const k_signs_set set = {k_pack_word, NULL, NULL};
+    const k_signs_set set = {k_pack_word, NULL, NULL, NULL};
     return set;
 }
 
