@@ -1,5 +1,5 @@
-/* The machine's ceiling for products of one bit: exclusive-or and count of ones, from the first-level cache, and nothing else. The last way
- * is what signs_avx2.c does: tables of sixteen weights' counts, which hold the exclusive-or. */
+/* The machine's ceiling for products of one bit: exclusive-or and count of ones, from the first-level cache, and nothing else.
+ * `count_tables` is what signs_avx2.c does: tables of sixteen weights' counts, which hold the exclusive-or. */
 
 #include <immintrin.h>
 #include <stdint.h>
@@ -73,4 +73,25 @@ __attribute__((target("popcnt"))) uint64_t count_popcnt(int32_t vectors, int32_t
         __asm__ volatile("" : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3]) : : "memory");
     }
     return sums[0] + sums[1] + sums[2] + sums[3];
+}
+
+/* The same by AVX-512's count of 64 bits (VPOPCNTDQ), eight times as many bits: a vector of w meets eight of x, in registers. */
+__attribute__((target("avx512f,avx512vpopcntdq"))) uint64_t count_avx512(int32_t vectors, int32_t times)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    __m512i rows[8], sums[8] = {zero, zero, zero, zero, zero, zero, zero, zero};
+    int32_t t, i, k;
+    for (k = 0; k < 8; k++)
+        rows[k] = _mm512_load_si512((const void *)(x + 64 * k));
+    for (t = 0; t < times; t++) {
+        for (i = 0; i < vectors / 2; i++) {
+            const __m512i a = _mm512_load_si512((const void *)(w + 64 * i));
+            for (k = 0; k < 8; k++)
+                sums[k] = _mm512_add_epi64(sums[k], _mm512_popcnt_epi64(_mm512_xor_si512(a, rows[k])));
+        }
+        __asm__ volatile("" : : : "memory");
+    }
+    for (k = 1; k < 8; k++)
+        sums[0] = _mm512_add_epi64(sums[0], sums[k]);
+    return (uint64_t)_mm512_reduce_add_epi64(sums[0]);
 }
