@@ -92,6 +92,15 @@ def test_the_low_word_matters_without_a_start() -> None:
     assert by_high_words(sums, (0, multiplier, bias >> 32, 8), 0) != codes(sums, multiplier, bias, shift)
 
 
-@pytest.mark.parametrize(("multiplier", "shift"), [(-1, 40), (2**30, 20), (2**30, 64)])
+def test_a_bias_beyond_64_bits() -> None:
+    """As a raised sum's may be: a multiplier of fewer bits has the same steps."""
+    multiplier, bias, shift, reach = 1_799_537_334, 58_022_775_042_388_576, 49, 2**19
+    way = high_words(multiplier, bias, shift, reach, 8)
+    assert way is not None and bias << 8 >= 2**63 and way[1] < multiplier
+    sums = around_steps(multiplier, bias, shift, reach)
+    assert by_high_words(sums, way, 8) == codes(sums, multiplier, bias, shift)
+
+
+@pytest.mark.parametrize(("multiplier", "shift"), [(-1, 40), (2**30, 20), (2**30, 70)])
 def test_too_many_bits(multiplier: int, shift: int) -> None:
     assert high_words(multiplier, 0, shift, 1000) is None

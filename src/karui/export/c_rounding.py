@@ -6,22 +6,31 @@ bias; c is chosen so that the rest is a multiple of 2^32. Then nothing is left b
 """
 
 FIRST, LAST = -127, 127  # the codes at which there is a step; beyond them a code is -128 or 127 anyway
+LESS = 5  # bits that a multiplier may lose, and one
 WORD = 2**32
 
 
 def high_words(multiplier: int, bias: int, shift: int, reach: int, raised: int = 0) -> tuple[int, int, int, int] | None:
     """What a sum starts with, the multiplier, the high word of the bias, and the shift behind the high word.
 
-    reach: the largest |sum|. raised: bits by which the sum lies higher than it should. None where the numbers need more bits.
+    reach: the largest |sum|. raised: bits by which the sum lies higher than it should. Where that leaves too few bits for the bias, the
+    multiplier is rounded to fewer, and the steps are where they were all the same. None where the numbers need more bits.
     """
     more = max(0, 32 - shift)  # where the multiplier has room, the result lies in the high word
     m, shift = multiplier << more, shift + more
     if not 0 <= m < 2**31:
         return None
-    low, high = (each << raised for each in _room(_steps(m, bias << more, shift, reach), m, shift, reach))
+    steps = _steps(m, bias << more, shift, reach)
+    ways = (_at_bits((m + (1 << less >> 1)) >> less, steps, shift - less, reach, raised) for less in range(LESS))
+    return next((way for way in ways if way is not None), None)
+
+
+def _at_bits(m: int, steps: list[tuple[int, int]], shift: int, reach: int, raised: int) -> tuple[int, int, int, int] | None:
+    """The same for a multiplier, and a shift of 32 or more together with the bits that the sum is raised by."""
+    low, high = (each << raised for each in _room(steps, m, shift, reach))
     reach, shift = reach << raised, shift + raised
-    start = _start(m, low, high)
-    if start is None or reach + start >= 2**31 or shift > 63 or max(abs(low), abs(high)) + m * reach >= 2**63:
+    start = _start(m, low, high) if low < high else None
+    if start is None or reach + start >= 2**31 or not 32 <= shift <= 63 or max(abs(low), abs(high)) + m * reach >= 2**63:
         return None
     word = (high - 1 - m * start) // WORD
     return (start, m, word, shift - 32) if abs(word) < 2**31 else None
