@@ -74,7 +74,7 @@ def listed(source: Source, op: Op, n: Numbers) -> None:
     tables = in_panels(n, n.folded) | {"weights": n.fours[there], "ends": there.sum(1).cumsum().astype(np.int32)}
     tables["list"] = np.concatenate([places[each] for each in there] + [np.zeros(1, int)]).astype(np.int32)  # never empty
     tables |= reals_of(source, op, n)
-    _call(source, op, "k_listed_i8", n, tables, copy=(BESIDE * f["c"] if f["bare"] else n.copy) + SLACK)
+    _call(source, op, "k_listed_i8", n, tables, copy=max(n.copy, BESIDE * f["c"]) + SLACK)
 
 
 def depthwise(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -> None:

@@ -75,6 +75,7 @@ RUNTIME = (
     "cpu_x86",
     "threads",
     "panel",
+    "panel_plain",
     "listed",
     "depth_avx2",
     "panel_avx2",

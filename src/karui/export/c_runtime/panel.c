@@ -61,6 +61,9 @@ typedef struct {
                   int32_t count, int8_t *y, int32_t left);
 } k_set;
 
+/* Fours whose weights stay near, so that all panels may meet some pixels before they meet the next. */
+#define k_most_fours 512
+
 /* Products that are worth waking a thread for. */
 #define k_worth ((int64_t)1 << 21)
 
@@ -157,9 +160,71 @@ typedef struct {
     const k_panels *l;
     const k_panel_weight *w;
     const k_set *set;
-    const uint8_t *copy;
+    const int8_t *x;
+    uint8_t *copy;
     int8_t *y;
 } k_panel_job;
+
+/* Codes of up to sixteen pixels from one panel. */
+static void k_listed_codes(const k_panels *l, const k_panel_weight *w, const k_set *set, int32_t panel, const uint8_t *const at[16],
+                           int32_t count, int8_t *y, int32_t left)
+{
+    const int32_t from = panel ? w->ends[panel - 1] : 0;
+    int32_t i, sums[8 * 16];
+    if (set->lists) {
+        set->lists(l, w, panel, at, count, y, left);
+        return;
+    }
+    for (i = 0; i < count; i += 8) {
+        set->listed(l, w->list + from, w->ends[panel] - from, w->weights + from * 64, at + i, sums);
+        set->store(sums, count - i < 8 ? count - i : 8, 1, w, panel, w->bias + panel * 16, y + i * l->o, l->o, left);
+    }
+}
+
+/* A layer whose pixels see only themselves: the bytes of sixteen, side by side; those behind the last one are the last one's. */
+static void k_gathered(const int8_t *x, const k_panels *l, const k_set *set, int32_t first, uint8_t *block, const uint8_t *at[16])
+{
+    const uint8_t *from[16];
+    int32_t i;
+    k_starts(l, (const uint8_t *)x, first, from);
+    k_starts(l, (const uint8_t *)x, first + 8 < l->pixels ? first + 8 : l->pixels - 1, from + 8);
+    for (i = 0; i < 16; i++)
+        at[i] = block + i * l->c;
+    if (from[15] - from[0] == 15 * l->c)
+        set->copy((const int8_t *)from[0], block, 16 * l->c, l->unsign);
+    else
+        for (i = 0; i < 16; i++)
+            set->copy((const int8_t *)from[i], block + i * l->c, l->c, l->unsign);
+}
+
+/* A part of a layer: sixteen pixels after sixteen, which all panels meet. Where it wants no border, bytes of each part's pixels lie apart. */
+static void k_sixteens_part(const void *whole, int32_t part, int32_t parts)
+{
+    const k_panel_job *job = whole;
+    const k_panels *l = job->l;
+    const k_panel_weight *w = job->w;
+    const k_set *set = job->set;
+    int8_t *y = job->y;
+    const int32_t outputs = l->o / l->groups, each = (outputs + 15) / 16, sixteens = (l->pixels + 15) / 16;
+    const int32_t from = sixteens * part / parts * 16, to = part + 1 < parts ? sixteens * (part + 1) / parts * 16 : l->pixels;
+    int32_t group, q, p, i;
+    for (p = from; p < to; p += 16) {
+        const int32_t count = to - p < 16 ? to - p : 16;
+        const uint8_t *at[16];
+        if (l->bare)
+            k_gathered(job->x, l, set, p, job->copy + from * l->c, at);
+        else {
+            k_starts(l, job->copy, p, at);
+            k_starts(l, job->copy, p + 8 < l->pixels ? p + 8 : l->pixels - 1, at + 8);
+        }
+        for (group = 0; group < l->groups; group++) {
+            for (q = 0; q < each; q++)
+                k_listed_codes(l, w, set, group * each + q, at, count, y + p * l->o + group * outputs + q * 16, outputs - q * 16);
+            for (i = 0; i < 16; i++)
+                at[i] += l->length;
+        }
+    }
+}
 
 /* A part of it: eights of pixels where there are many, else panels. */
 static void k_panels_part(const void *whole, int32_t part, int32_t parts)
@@ -179,6 +244,31 @@ static void k_panels_part(const void *whole, int32_t part, int32_t parts)
         }
 }
 
+/* In parts, where there are so many products; `weights`: bytes of them that each pixel meets. */
+static void k_shared(k_part *part, const k_panel_job *job, int64_t weights)
+{
+    if (job->l->pixels * weights < k_worth)
+        part(job, 0, 1);
+    else
+        k_parallel(part, job);
+}
+
+/* A layer in full whose weights stay near, as if it were listed. */
+static void k_close_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy)
+{
+    const int32_t panels = l->groups * ((l->o / l->groups + 15) / 16);
+    int32_t list[k_most_fours], ends[k_most_fours], i;
+    k_panel_weight listed = *w;
+    const k_panel_job job = {l, &listed, set, x, copy, y};
+    for (i = 0; i < panels * l->fours; i++)
+        list[i] = i % l->fours * 4;
+    for (i = 0; i < panels; i++)
+        ends[i] = (i + 1) * l->fours;
+    listed.list = list;
+    listed.ends = ends;
+    k_shared(k_sixteens_part, &job, panels * l->fours * 64);
+}
+
 /* A layer. `copy`: scratch for the image in its border and 16 bytes more; the rest: scratch where weights are decoded, or NULL. */
 static k_once void k_panels_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy,
                                int8_t *unpacked, int8_t *row, k_index *index, int8_t *stored)
@@ -186,13 +276,14 @@ static k_once void k_panels_i8(const int8_t *x, int8_t *y, const k_panels *l, co
     const int32_t outputs = l->o / l->groups, each = (outputs + 15) / 16, size = l->runs_y * l->runs_x * l->fours * 64;
     k_cursor cursor = k_start();
     int32_t group, q, i, panels;
+    if (set->lists && w->reals && l->bare && l->pixels >= 16 && l->groups * each * size <= 64 * k_most_fours) {
+        k_close_i8(x, y, l, w, set, copy);
+        return;
+    }
     k_bordered(x, l, set, copy);
     if (!w->unpack) {
-        const k_panel_job job = {l, w, set, copy, y};
-        if ((int64_t)l->pixels * l->groups * each * size < k_worth)
-            k_panels_part(&job, 0, 1);
-        else
-            k_parallel(k_panels_part, &job);
+        const k_panel_job job = {l, w, set, x, copy, y};
+        k_shared(k_panels_part, &job, (int64_t)l->groups * each * size);
         return;
     }
     for (group = 0; group < l->groups; group++)
@@ -233,89 +324,4 @@ static k_once void k_depth_i8(const int8_t *x, int8_t *y, const k_panels *l, con
             set->store(sums, count, 1, w, first / 16, bias, y + p * l->o + first, l->o, left);
         }
     }
-}
-
-/* A byte of the copy. */
-static int32_t k_byte(const k_panels *l, const uint8_t *p)
-{
-    return l->unsign ? *p : (int8_t)*p;
-}
-
-/* The set that every machine has. */
-static void k_depth_plain(const k_panels *l, const int8_t *w, const uint8_t *const at[8], int32_t *sums)
-{
-    int32_t i, ry, rx, o;
-    for (i = 0; i < 8; i++, sums += 16) {
-        const int8_t *tap = w;
-        memset(sums, 0, 16 * sizeof(int32_t));
-        for (ry = 0; ry < l->runs_y; ry++)
-            for (rx = 0; rx < l->runs_x; rx++, tap += 16)
-                for (o = 0; o < 16; o++)
-                    sums[o] += k_byte(l, at[i] + ry * l->run_y + rx * l->run_x + o) * tap[o];
-    }
-}
-
-/* Its bytes. */
-static void k_copy_plain(const int8_t *restrict x, uint8_t *restrict y, int32_t count, int32_t unsign)
-{
-    const uint8_t by = (uint8_t)unsign;
-    int32_t i;
-    for (i = 0; i < count; i++)
-        y[i] = (uint8_t)((uint8_t)x[i] ^ by);
-}
-
-/* Its table. */
-static void k_lookup_plain(const void *x, void *y, int32_t count, const void *table)
-{
-    const uint8_t *from = x, *codes = table;
-    uint8_t *to = y;
-    int32_t i;
-    for (i = 0; i < count; i++)
-        to[i] = codes[from[i]];
-}
-
-/* Its codes plus codes. */
-static void k_add_plain(const int8_t *a, const int8_t *b, int8_t *y, int32_t count, const k_pair *p)
-{
-    const int32_t ma = p->ma, mb = p->mb, bias = (int32_t)p->bias, shift = p->shift, low = p->low, high = p->high;
-    int32_t i;
-    for (i = 0; i < count; i++) {
-        const int32_t v = (a[i] * ma + b[i] * mb + bias) >> shift;
-        y[i] = (int8_t)(v < low ? low : v > high ? high : v);
-    }
-}
-
-/* Its sums. */
-static void k_tile_plain(const k_panels *l, const int8_t *w, int32_t far, int32_t panels, const uint8_t *const at[8], int32_t one,
-                         int32_t *sums)
-{
-    int32_t i, q, ry, rx, j, o, k;
-    for (i = 0; i < (one ? 1 : 8); i++)
-        for (q = 0; q < panels; q++, sums += 16) {
-            const int8_t *row = w + q * far;
-            memset(sums, 0, 16 * sizeof(int32_t));
-            for (ry = 0; ry < l->runs_y; ry++)
-                for (rx = 0; rx < l->runs_x; rx++) {
-                    const uint8_t *from = at[i] + ry * l->run_y + rx * l->run_x;
-                    for (j = 0; j < l->fours; j++, from += 4, row += 64)
-                        for (o = 0; o < 16; o++)
-                            for (k = 0; k < 4; k++)
-                                sums[o] += k_byte(l, from + k) * row[o * 4 + k];
-                }
-        }
-}
-
-/* Its codes. */
-static void k_store_plain(const int32_t *sums, int32_t count, int32_t panels, const k_panel_weight *w, int32_t panel, const int64_t *bias,
-                          int8_t *y, int32_t o, int32_t left)
-{
-    const int32_t low = w->low, high = w->high;
-    int32_t i, j;
-    for (i = 0; i < count; i++, y += o)
-        for (j = 0; j < 16 * panels; j++, sums++) {
-            const int32_t place = j / 16 * 16 + j % 2 * 8 + j % 16 / 2;
-            const int64_t v = ((int64_t)*sums * w->multiplier[panel * 16 + j] + bias[place]) >> w->shift[panel * 16 + place];
-            if (j < left)
-                y[j] = (int8_t)(v < low ? low : v > high ? high : v);
-        }
 }
