@@ -81,6 +81,7 @@ RUNTIME = (
     "panel_avx2",
     "store_vnni",
     "panel_vnni",
+    "depth_vnni",
     "listed_vnni",
     "pools_avx512",
     "panel_arm",

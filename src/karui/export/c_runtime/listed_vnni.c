@@ -107,6 +107,7 @@ static k_set k_set_v4(void)
         set.quantize = k_quantize_vnni;
         set.store = k_store_vnni;
         set.codes = k_wide_codes_vnni;
+        set.deep = k_deep_vnni;
     }
     if (bears & 4u)
         set.lookup = k_lookup_vbmi;

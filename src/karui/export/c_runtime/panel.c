@@ -44,6 +44,7 @@ struct k_panel_weight {
  * `quantize`: floats to codes. `lookup`: through a table [256] of bytes. `lists`, or NULL: codes of up to sixteen pixels from a panel that
  * has few fours; where fewer, the last one's start stands in for those behind it. `copy`: codes, as they are or without a sign.
  * `codes`, or NULL: both, of up to eight pixels from two panels that have `reals`.
+ * `deep`, or NULL: up to 64 channels, from `first` on, of a depthwise layer that has `reals` and at most 16 fours of taps in its lines.
  * `store`: the codes of `count` pixels from `panel` on, whose biases are `bias`; `o`: from pixel to pixel of y; `left`: channels to come. */
 typedef struct {
     void (*tile)(const k_panels *l, const int8_t *w, int32_t far, int32_t panels, const uint8_t *const at[8], int32_t one, int32_t *sums);
@@ -59,6 +60,7 @@ typedef struct {
                   int32_t left);
     void (*codes)(const k_panels *l, const int8_t *weights, int32_t far, const k_panel_weight *w, int32_t panel, const uint8_t *const at[8],
                   int32_t count, int8_t *y, int32_t left);
+    void (*deep)(const k_panels *l, const k_panel_weight *w, int32_t first, const uint8_t *copy, int8_t *y);
 } k_set;
 
 /* Fours whose weights stay near, so that all panels may meet some pixels before they meet the next. */
@@ -308,6 +310,11 @@ static k_once void k_depth_i8(const int8_t *x, int8_t *y, const k_panels *l, con
     int32_t p, first, sums[8 * 16];
     k_bordered(x, l, set, copy);
     for (first = 0; first < l->o; first += 16) {
+        if (set->deep && w->reals && l->runs_y * ((l->runs_x + 3) / 4) <= 16 && l->o - first > 16) {
+            set->deep(l, w, first, copy, y);
+            first += 48;
+            continue;
+        }
         const int8_t *weights = w->weights ? w->weights + first * taps : unpacked;
         const int64_t *bias = w->bias + first;
         const int32_t left = l->o - first;

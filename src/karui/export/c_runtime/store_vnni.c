@@ -13,9 +13,10 @@
 #define k_floor_vnni (_MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)
 #define k_near_vnni (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define k_real_vnni(a) _mm512_cvt_roundepi32_ps(a, k_near_vnni)
-#define k_inner_vnni(a) _mm512_fmadd_round_ps(k_real_vnni(a), lower, rest, k_near_vnni)
-#define k_whole_vnni(a) \
-    _mm512_cvt_roundps_epi32(_mm512_fmadd_round_ps(k_real_vnni(a), upper, k_inner_vnni(a), k_floor_vnni), k_floor_vnni)
+#define k_inner_vnni(a, lower, rest) _mm512_fmadd_round_ps(k_real_vnni(a), lower, rest, k_near_vnni)
+#define k_whole_vnni(a, upper, lower, rest) \
+    _mm512_cvt_roundps_epi32(_mm512_fmadd_round_ps(k_real_vnni(a), upper, k_inner_vnni(a, lower, rest), k_floor_vnni), k_floor_vnni)
+#define k_each_vnni(a) k_whole_vnni(a, upper, lower, rest)
 #endif
 
 /* Codes of four pixels from their sums. */
@@ -24,7 +25,7 @@ static k_vnni inline __m512i k_codes_vnni(__m512i a, __m512i b, __m512i c, __m51
 {
     const __m512 upper = _mm512_loadu_ps(reals), lower = _mm512_loadu_ps(reals + 16), rest = _mm512_loadu_ps(reals + 32);
     const __m512i turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i s = _mm512_packs_epi32(k_whole_vnni(a), k_whole_vnni(b)), t = _mm512_packs_epi32(k_whole_vnni(c), k_whole_vnni(d));
+    const __m512i s = _mm512_packs_epi32(k_each_vnni(a), k_each_vnni(b)), t = _mm512_packs_epi32(k_each_vnni(c), k_each_vnni(d));
     return _mm512_permutexvar_epi32(turned, _mm512_max_epi8(_mm512_min_epi8(_mm512_packs_epi16(s, t), high), low));
 }
 #endif
