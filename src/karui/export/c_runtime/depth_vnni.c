@@ -8,13 +8,13 @@
 /* Sixteen bytes of each of four places, and of four panels' numbers. */
 #if defined(K_X86)
 #define k_part_vnni(p) _mm_loadu_si128((const __m128i *)(const void *)(p))
-#define k_parts_vnni(p, q, r, s) \
-    _mm512_inserti32x4(_mm512_inserti32x4(_mm512_inserti32x4(_mm512_castsi128_si512(k_part_vnni(p)), k_part_vnni(q), 1), k_part_vnni(r), 2), \
-                       k_part_vnni(s), 3)
+#define k_four_parts_vnni(p, q, r, s) \
+    _mm512_inserti32x4( \
+        _mm512_inserti32x4(_mm512_inserti32x4(_mm512_castsi128_si512(k_part_vnni(p)), k_part_vnni(q), 1), k_part_vnni(r), 2), k_part_vnni(s), 3)
 static k_vnni __m512i k_panels_vnni(const void *numbers, const ptrdiff_t from[4], ptrdiff_t more)
 {
     const uint8_t *p = (const uint8_t *)numbers + more;
-    return k_parts_vnni(p + from[0], p + from[1], p + from[2], p + from[3]);
+    return k_four_parts_vnni(p + from[0], p + from[1], p + from[2], p + from[3]);
 }
 #endif
 

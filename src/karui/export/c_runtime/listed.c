@@ -1,5 +1,4 @@
-/* Integer layers in panels that have few fours (blocks of 16 channels and 4 inputs): each panel lists those that it has. Pixels go in sixteens,
- * and all panels meet the same sixteen, whose bytes stay near. */
+/* Integer layers in panels that have few fours (blocks of 16 channels and 4 inputs): each panel lists those that it has. */
 
 #include <stdint.h>
 #include <string.h>
@@ -18,7 +17,7 @@ static void k_listed_plain(const k_panels *l, const int32_t *list, int32_t fours
     }
 }
 
-/* The layer. `copy`: scratch for the image in its border, or for sixteen pixels where it wants none, and 16 bytes more. */
+/* The layer. `copy`: scratch for the image in its border, or for sixteen pixels of each part where it wants none, and 16 bytes more. */
 static k_once void k_listed_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy)
 {
     const int32_t each = (l->o / l->groups + 15) / 16;

@@ -278,7 +278,7 @@ static k_once void k_panels_i8(const int8_t *x, int8_t *y, const k_panels *l, co
     const int32_t outputs = l->o / l->groups, each = (outputs + 15) / 16, size = l->runs_y * l->runs_x * l->fours * 64;
     k_cursor cursor = k_start();
     int32_t group, q, i, panels;
-    if (set->lists && w->reals && l->bare && l->pixels >= 16 && l->groups * each * size <= 64 * k_most_fours) {
+    if (set->lists && w->reals && !w->unpack && l->bare && l->pixels >= 16 && l->groups * each * size <= 64 * k_most_fours) {
         k_close_i8(x, y, l, w, set, copy);
         return;
     }
@@ -310,7 +310,7 @@ static k_once void k_depth_i8(const int8_t *x, int8_t *y, const k_panels *l, con
     int32_t p, first, sums[8 * 16];
     k_bordered(x, l, set, copy);
     for (first = 0; first < l->o; first += 16) {
-        if (set->deep && w->reals && l->runs_y * ((l->runs_x + 3) / 4) <= 16 && l->o - first > 16) {
+        if (set->deep && w->reals && !w->unpack && l->runs_y * ((l->runs_x + 3) / 4) <= 16 && l->o - first > 16) {
             set->deep(l, w, first, copy, y);
             first += 48;
             continue;

@@ -276,7 +276,8 @@ static void k_quantize_neon(const float *x, int8_t *y, int32_t count, float scal
 /* NEON, which every 64-bit ARM has. Sums of codes and tables are left to the compiler. */
 static k_set k_set_neon(void)
 {
-    k_set set = {k_tile_plain, k_listed_plain, k_depth_plain, k_store_plain, k_add_plain, k_quantize, k_lookup_plain, k_copy_plain, NULL, NULL, NULL};
+    k_set set = {k_tile_plain, k_listed_plain, k_depth_plain, k_store_plain, k_add_plain, k_quantize, k_lookup_plain, k_copy_plain,
+                 NULL,         NULL,           NULL};
 #if defined(K_ARM64)
     set.tile = k_tile_neon;
     set.listed = k_listed_neon;

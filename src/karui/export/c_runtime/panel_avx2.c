@@ -327,7 +327,8 @@ static k_avx2 void k_store_avx2(const int32_t *sums, int32_t count, int32_t pane
 /* The best set of this machine, up to AVX2. */
 static k_set k_set_v3(void)
 {
-    k_set set = {k_tile_plain, k_listed_plain, k_depth_plain, k_store_plain, k_add_plain, k_quantize, k_lookup_plain, k_copy_plain, NULL, NULL, NULL};
+    k_set set = {k_tile_plain, k_listed_plain, k_depth_plain, k_store_plain, k_add_plain, k_quantize, k_lookup_plain, k_copy_plain,
+                 NULL,         NULL,           NULL};
 #if defined(K_X86)
     if (k_bears() & 1u) {
         set.tile = k_tile_avx2;
