@@ -90,7 +90,7 @@ SIZES = {
     "depthwise, twelve and four, strides": convolution(31, 4, 8, 8, groups=8, stride=[2, 2], seed=31),
     "depthwise, five pixels, strides": convolution(10, 9, 4, 4, groups=4, stride=[2, 2], padding=[1, 0, 0, 2], seed=32),
     "depthwise, 100 channels": convolution(5, 6, 100, 100, groups=100, stride=[1, 2], seed=34),
-    "depthwise, 150 channels, 5 x 7": convolution(6, 8, 150, 150, groups=150, kernel=(5, 7), dilation=[1, 2], padding=[1, 3, 2, 6], seed=35),
+    "depthwise, 5 x 7": convolution(6, 8, 150, 150, groups=150, kernel=(5, 7), dilation=[1, 2], padding=[1, 3, 2, 6], seed=35),
     "depthwise, one pixel": convolution(1, 1, 4, 4, groups=4, seed=33),
     "five pixels, odd channels": convolution(1, 5, 30, 7, kernel=(1, 1), padding=[0, 0, 0, 0], seed=29),
     "many inputs": convolution(2, 2, 130, 34, seed=12),
