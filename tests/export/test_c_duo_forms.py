@@ -9,17 +9,19 @@ import pytest
 
 from karui.export import c
 from karui.program.check_weight import spread_blocks
-from karui.program.program import AffineValues, Block, CodebookValues, Element, Program, Values
+from karui.program.program import AffineValues, Block, CodebookValues, Element, Program, SignValues, TernaryValues, Values
 from tests.export.many import QUICK, merged
 from tests.export.test_c_machines import WITHOUT, convolution, same
 from tests.export.test_c_signs import stacked
+
+SCALE = np.asarray(0.0123, np.float32)
 
 
 def packed(p: Program, bits: int, seed: int = 0) -> Program:
     """The same layer with random weights of so many bits."""
     w, rng = p.weights["weight"], np.random.default_rng(seed)
     codes = rng.integers(-(1 << bits >> 1), 1 << bits >> 1, w.shape).astype(np.int8)
-    return with_values(p, AffineValues(bits=bits, codes=codes, scale=np.asarray(0.0123, np.float32), zero_point=np.zeros((), np.int32)))
+    return with_values(p, AffineValues(bits=bits, codes=codes, scale=SCALE, zero_point=np.zeros((), np.int32)))
 
 
 def palette(p: Program, entries: int, seed: int = 0) -> Program:
@@ -27,7 +29,7 @@ def palette(p: Program, entries: int, seed: int = 0) -> Program:
     w, rng = p.weights["weight"], np.random.default_rng(seed)
     index = rng.integers(0, entries, w.shape).astype(np.uint8)
     book = rng.integers(-127, 128, entries).astype(np.int8)
-    return with_values(p, CodebookValues(index=index, codebook=book, scale=np.asarray(0.0123, np.float32)))
+    return with_values(p, CodebookValues(index=index, codebook=book, scale=SCALE))
 
 
 def with_values(p: Program, values: Values) -> Program:
@@ -41,6 +43,24 @@ FORMS = {
     "the last but one channel of a tile before": packed(LONG, 4),
     "two pixels": packed(convolution(3, 4, 7, 17, padding=[0, 0, 0, 0], seed=6), 3),
     "seven pixels, groups": palette(convolution(1, 7, 12, 15, groups=3, seed=7), 9),
+}
+
+
+def linear(inputs: int, outputs: int, seed: int) -> Program:
+    """A 1 × 1 convolution of one pixel."""
+    return convolution(1, 1, inputs, outputs, kernel=(1, 1), padding=[0, 0, 0, 0], seed=seed)
+
+
+ONE = {
+    **{f"{bits} bits": packed(linear(96, 11, bits), bits, bits) for bits in (1, 2, 4)},
+    "signs": with_values(
+        linear(64, 6, 5), SignValues(codes=(np.arange(6 * 64) % 3 % 2 * 2 - 1).astype(np.int8).reshape(6, 1, 1, 64), scale=SCALE)
+    ),
+    "ternary": with_values(
+        linear(48, 5, 6),
+        TernaryValues(codes=(np.arange(5 * 48) % 7 % 3 - 1).astype(np.int8).reshape(5, 1, 1, 48), positive=SCALE, negative=SCALE),
+    ),
+    "two channels": packed(linear(8, 2, 7), 4),
 }
 
 
@@ -72,12 +92,19 @@ LISTED = {
 
 @pytest.mark.parametrize("flags", [QUICK, WITHOUT, ("-O3", "-fPIC")], ids=["O1", "plain", "O3"])
 def test_forms(flags: tuple[str, ...], tmp_path: Path) -> None:
-    same(merged(FORMS | LISTED), tmp_path, "cortex-m4", flags)
+    same(merged(FORMS | LISTED | {f"{name}, one pixel": p for name, p in ONE.items()}), tmp_path, "cortex-m4", flags)
 
 
 def test_all_of_them_go_by_twos() -> None:
     for name, p in FORMS.items():
         assert "k_duos_coded_i8" in c.model(p, machine="cortex-m4").kernels, name
+
+
+def test_one_pixel_is_not_worth_decoding() -> None:
+    for name, p in ONE.items():
+        assert "k_packed_one_i8" in c.model(p, machine="cortex-m4").kernels, name
+    for p in (packed(linear(96, 11, 0), 3), packed(linear(12, 11, 0), 4), packed(linear(96, 1, 0), 4), packed(convolution(2, 2, 8, 8), 4)):
+        assert "k_packed_one_i8" not in c.model(p, machine="cortex-m4").kernels
 
 
 def test_what_is_to_spare_holds_decoded_weights() -> None:

@@ -11,7 +11,7 @@ from karui.program.interpreter import run
 from karui.program.program import Program
 from karui.run import bare, qemu
 from tests.export.many import agree, inputs_of, merged
-from tests.export.test_c_duo_forms import FORMS, LISTED
+from tests.export.test_c_duo_forms import FORMS, LISTED, ONE
 from tests.export.test_c_few import ALL as FEW
 from tests.export.test_c_floats import SIZES as FLOATS
 from tests.export.test_c_layers import all_pairs
@@ -53,7 +53,7 @@ def test_sizes(machine: str, processor: str, tmp_path: Path) -> None:
 @needs_boards
 @pytest.mark.parametrize("machine", ["cortex-m4", "cortex-m7"])
 def test_weights_by_two_channels(machine: str, tmp_path: Path) -> None:
-    same(merged(FORMS | LISTED), tmp_path, machine, machine)
+    same(merged(FORMS | LISTED | {f"{name}, one pixel": p for name, p in ONE.items()}), tmp_path, machine, machine)
 
 
 @pytest.mark.parametrize(("machine", "processor"), PLACES[:2])

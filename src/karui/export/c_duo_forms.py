@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from karui.export.c_duos import FOUR, PIXELS, constant, fitting, fours_of, layer_of, pairs_of, scratch_of, words_of
 from karui.export.c_geometry import Geometry
 from karui.export.c_panels import Numbers, numbers_of
-from karui.export.c_source import Source
+from karui.export.c_source import Source, structure
 from karui.export.c_weights import Coded
-from karui.program.program import Op
+from karui.program.arithmetic import bounds
+from karui.program.program import Array, Op
 
 TILE_BYTES = 4096  # of decoded duos that are kept at a time, where the arena has no more to spare; but
 TILE, MOST_BYTES = (
@@ -20,6 +21,7 @@ TILE, MOST_BYTES = (
 QUICK = {"k_codes_packed": "k_quick_packed", "k_codes_table": "k_quick_table"}  # decoders of four numbers at a time …
 QUICK_BITS = 6  # … of so many bits, which read so many bytes beyond the stream:
 BEYOND = 2
+IN_HALVES = (1, 2, 4)  # bits of numbers that fill half a word
 
 # Instructions, counted in QEMU on a Cortex-M4: a product, a weight (once for all pixels), a result
 IN_FULL = (0.77, 3.5, 18.0)
@@ -78,6 +80,30 @@ def quick(w: Coded) -> Coded:
         return w
     values = np.append(w.tables["values"], np.zeros(BEYOND, np.uint8))
     return replace(w, tables={**w.tables, "values": values}, fields={**w.fields, "codes": QUICK[codes]})
+
+
+def packed_one(source: Source, op: Op, g: Geometry, w: Coded) -> bool:
+    """A linear layer of one pixel, from packed weights as they lie. False, and nothing is written, for others."""
+    f, bits = w.fields, w.fields.get("bits", 0)
+    plain = f.get("codes") == "k_codes_packed" and not w.sparse and "zero" not in w.tables and f.get("groups", 1) == 1
+    if (
+        not plain
+        or bits not in IN_HALVES
+        or w.inputs * bits % 32
+        or any(g[name] != 1 for name in ("h", "w", "kh", "kw", "oh", "ow", "groups"))
+    ):
+        return False
+    n = numbers_of(source, op, g)
+    if n is None or n.outputs < 2:
+        return False
+    low, high = bounds(op, source.tensor(op.outputs[0]))
+    rows: dict[str, Array] = {"multiplier": n.requant.multiplier, "bias": n.folded, "shift": n.requant.shift}
+    tables = {role: source.table(f"{op.name}.packed.{role}", array) for role, array in rows.items()}
+    q = source.constant(f"{op.name}.requant", "k_requant", structure(**tables, low=low, high=high))
+    x, y, stream = source.place(op.inputs[0]), source.place(op.outputs[0]), source.table(f"{op.name}.weight.values", w.tables["values"])
+    pairs = source.take("int32_t", w.inputs // 2)
+    source.call("k_packed_one_i8", x, y, w.inputs, w.rows, stream, bits, f["step"], f["offset"], f"&{q}", pairs)
+    return True
 
 
 # ── fours by lists ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────

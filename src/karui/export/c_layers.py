@@ -6,7 +6,7 @@ import numpy as np
 
 from karui.export.c_cost import Layer
 from karui.export.c_duo_depth import depthwise as depthwise_duos
-from karui.export.c_duo_forms import coded_duos, decoded, listed_duos
+from karui.export.c_duo_forms import coded_duos, decoded, listed_duos, packed_one
 from karui.export.c_duos import duos
 from karui.export.c_few import few_of, fews, near
 from karui.export.c_floats import depthwise as depthwise_floats
@@ -90,6 +90,8 @@ def _duos(source: Source, op: Op, g: Geometry, w: Coded) -> bool:
         return True
     if w.in_place:
         return duos(source, op, g)
+    if packed_one(source, op, g, w):
+        return True
     found = coded_duos(source, op, g, w)
     if found is not None:
         decoded(source, op, g, found, weight(source, op, found.w))

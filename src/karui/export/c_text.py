@@ -99,6 +99,7 @@ RUNTIME = (
     "duo",
     "duo_forms",
     "duo_listed",
+    "packed_one",
     "duo_lines",
     "duo_depth",
     "signs_word",
