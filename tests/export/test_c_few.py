@@ -45,6 +45,10 @@ SIZES = {
     "fours that fill up": convolution(4, 5, 7, 16, seed=3),
     "a panel and a half": convolution(3, 3, 8, 24, kernel=(1, 1), padding=[0, 0, 0, 0], seed=4),
     "groups": convolution(4, 4, 24, 48, groups=3, seed=5),
+    "depthwise": convolution(6, 7, 20, 20, groups=20, stride=[1, 2], seed=10),
+    "depthwise, lines of 19": convolution(4, 19, 40, 40, groups=40, seed=11),
+    "depthwise, 5 x 5": convolution(9, 9, 32, 32, groups=32, kernel=(5, 5), padding=[2, 2, 2, 2], seed=12),
+    "depthwise, one pixel": convolution(3, 3, 48, 48, groups=48, padding=[0, 0, 0, 0], seed=13),
     "one pixel": convolution(1, 1, 68, 40, kernel=(1, 1), padding=[0, 0, 0, 0], seed=6),
     "one pixel of groups": convolution(3, 3, 16, 32, groups=2, padding=[0, 0, 0, 0], seed=7),
     "one pixel, many inputs": convolution(1, 1, 1030, 16, kernel=(1, 1), padding=[0, 0, 0, 0], seed=8),
@@ -107,6 +111,9 @@ def test_which_layers_are_stored_so() -> None:
         assert "k_unpack" in c.model(of(odd, "sign"), machine=machine).kernels, "zeros between −1 and +1 take a second bit"
     for machine in MACHINES.keys() - set(PANELS):
         assert "k_few_i8" not in c.model(of(full, "4-bit"), machine=machine).kernels
+    depth = convolution(6, 6, 64, 64, groups=64, seed=4)
+    for form in FORMS:
+        assert {"k_few_depth_i8", "k_unpack"} & set(c.model(of(depth, form), machine="pi4").kernels) == {"k_few_depth_i8"}, form
     assert 1 < MOST < 1.5
 
 

@@ -24,7 +24,8 @@ KERNELS = ("panels", "few", "listed", "depth", "rows", "lists")
 class Layer:
     """An integer layer with one multiplier a channel.
 
-    tile: rows that ``rows`` and ``lists`` decode at a time, each. few: its weights as panels of few bits.
+    tile: rows that ``rows`` and ``lists`` decode at a time, each. few: its weights as numbers of few bits, where they can be and, of a
+    depthwise layer, are.
     """
 
     g: Geometry
@@ -61,7 +62,7 @@ def counts(layer: Layer, kernel: str) -> dict[str, float]:
         found["panels.tile"] = n.groups * -(-n.each // 2) * pixels * n.fields["runs_y"] * n.fields["runs_x"]
     if kernel == "listed":
         return found
-    if kernel == "few":
+    if kernel == "few" or (kernel == "depth" and layer.few is not None):
         return _opened(layer, found)
     return found | _decoding(w) | ({} if w.in_place else {"panels.fill": w.rows * w.inputs})
 
@@ -70,8 +71,8 @@ def _opened(layer: Layer, found: dict[str, float]) -> dict[str, float]:
     """Panels of few bits: opened once and then as others are, or, for one pixel, as they meet it."""
     assert layer.few is not None
     bits, weights = layer.few.bits, float(layer.few.codes.nbytes * 8 // layer.few.bits)
-    if layer.g.pixels > 1:
-        if layer.few.room:  # sums of 16 bits, where there are instructions for them
+    if layer.g.pixels > 1 or layer.g.depthwise:
+        if layer.few.room and "panels.mac" in found:  # sums of 16 bits, where there are instructions for them
             found["few.mac"] = found.pop("panels.mac")
         return found | {f"few.open{bits}": weights}
     others = {name: n for name, n in found.items() if not name.startswith("panels.")}

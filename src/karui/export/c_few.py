@@ -1,11 +1,11 @@
 """Integer layers whose weights are of at most sixteen values: how their numbers lie for c_runtime/few.c."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from karui.export.c_panels import DEEP, SLACK, WIDE, Numbers, in_panels, reals_of
+from karui.export.c_panels import DEEP, SLACK, WIDE, Numbers, in_panels, reals_of, taps_of
 from karui.export.c_source import Source, structure
 from karui.export.c_weights import Coded
 from karui.program.arithmetic import bounds
@@ -39,13 +39,23 @@ class Few:
 
 def few_of(n: Numbers) -> Few | None:
     """None where there are more than sixteen values."""
-    values = np.unique(n.codes)
-    if n.fields["length"] % DEEP:  # inputs that fill up a four must meet zeros
+    return _numbered(n.codes, n.fours, filled=n.fields["length"] % DEEP > 0)
+
+
+def few_taps_of(n: Numbers) -> Few | None:
+    """The same of a depthwise layer: its panels' taps, one after the other, by fours: ``[1, fours, 8 · bits]``."""
+    whole = taps_of(n)
+    return _numbered(n.codes, np.pad(whole.reshape(-1), (0, -whole.size % 64)).reshape(1, -1, 64), filled=False)
+
+
+def _numbered(codes: NDArray[np.int8], whole: NDArray[np.int8], *, filled: bool) -> Few | None:
+    """Codes, and how they lie; filled: zeros that stand for nothing lie among them and count."""
+    values = np.unique(codes)
+    if filled:  # inputs that fill up a four must meet zeros
         values = np.union1d(values, np.zeros(1, np.int8))
     if len(values) > 16:
         return None
     bits = max(1, (len(values) - 1).bit_length())
-    whole = n.fours
     if 0 not in values:  # then channels that fill up a panel, which are never stored, may be anything; small ones can't overflow a sum
         whole = np.where(whole == 0, values[np.abs(values.astype(np.int32)).argmin()], whole)
     numbers = np.searchsorted(values, whole).astype(np.uint8)
@@ -70,8 +80,21 @@ def near(few: Few, w: Coded) -> bool:
     return few.nbytes <= MOST * sum(array.nbytes for array in w.tables.values())
 
 
+def few_depthwise(source: Source, op: Op, n: Numbers, few: Few) -> None:
+    """A convolution with one filter for each channel."""
+    channels = n.fields["o"]
+    alike = replace(n, groups=1, outputs=channels, each=-(-channels // WIDE))
+    _call(source, op, "k_few_depth_i8", alike, few, copy=n.copy + WIDE + channels, opened=few.codes.shape[1] * WIDE * DEEP)
+
+
 def fews(source: Source, op: Op, n: Numbers, few: Few) -> None:
     """A convolution or linear layer with one multiplier a channel."""
+    opened = min(2, n.each) * few.codes.shape[1] * WIDE * DEEP if n.fields["pixels"] > 1 else 0
+    _call(source, op, "k_few_i8", n, few, copy=n.copy + SLACK, opened=opened)
+
+
+def _call(source: Source, op: Op, kernel: str, n: Numbers, few: Few, *, copy: int, opened: int) -> None:
+    """The layer's constants, and the call."""
     low, high = bounds(op, source.tensor(op.outputs[0]))
     fields = {
         name: source.table(f"{op.name}.panel.{name}", each) for name, each in (in_panels(n, n.folded) | reals_of(source, op, n)).items()
@@ -81,5 +104,5 @@ def fews(source: Source, op: Op, n: Numbers, few: Few) -> None:
     tables = {"codes": source.table(f"{op.name}.few.codes", few.codes), "values": source.table(f"{op.name}.few.values", few.values)}
     weight = source.constant(f"{op.name}.few", "k_few", structure(**tables, bits=few.bits, room=few.room))
     places = source.place(op.inputs[0]), source.place(op.outputs[0]), f"&{lay}", f"&{panel}", f"&{weight}"
-    opened = source.take("int8_t", min(2, n.each) * few.codes.shape[1] * WIDE * DEEP) if n.fields["pixels"] > 1 else "NULL"
-    source.call("k_few_i8", *places, source.set(), f"{source.use(source.machine.few)}()", source.take("uint8_t", n.copy + SLACK), opened)
+    scratch = source.take("uint8_t", copy), source.take("int8_t", opened) if opened else "NULL"
+    source.call(kernel, *places, source.set(), f"{source.use(source.machine.few)}()", *scratch)

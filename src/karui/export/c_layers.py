@@ -8,7 +8,7 @@ from karui.export.c_cost import Layer
 from karui.export.c_duo_depth import depthwise as depthwise_duos
 from karui.export.c_duo_forms import coded_duos, decoded, listed_duos, packed_one
 from karui.export.c_duos import duos
-from karui.export.c_few import few_of, fews, near
+from karui.export.c_few import Few, few_depthwise, few_of, few_taps_of, fews, near
 from karui.export.c_floats import depthwise as depthwise_floats
 from karui.export.c_floats import floats
 from karui.export.c_geometry import Geometry, geometry
@@ -55,7 +55,7 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
         numbers = numbers_of(source, op, g) if source.machine.sets else None
         kernel, w = _chosen(source, op, g, w, numbers)
     if numbers is not None and kernel in ("listed", "depth", "panels", "few"):
-        _panels(source, op, w, numbers, kernel)
+        _panels(source, op, g, w, numbers, kernel)
         return
     x, y, q = source.place(op.inputs[0]), source.place(op.outputs[0]), requant_of(source, op)
     if several:
@@ -106,8 +106,8 @@ def _chosen(source: Source, op: Op, g: Geometry, w: Coded, numbers: Numbers | No
     usual = "lists" if _listed(w) else "rows"
     if numbers is not None:
         usual = "depth" if g.depthwise else "listed" if plain and few(numbers) else "panels"
-    smaller = few_of(numbers) if numbers is not None and usual == "panels" and not w.in_place else None
-    if smaller is not None and near(smaller, w):
+    smaller = _smaller(g, w, numbers) if usual in ("panels", "depth") else None
+    if smaller is not None and usual == "panels" and near(smaller, w):
         usual = "few"
     if source.planner is None:
         return usual, w
@@ -116,12 +116,22 @@ def _chosen(source: Source, op: Op, g: Geometry, w: Coded, numbers: Numbers | No
     return source.planner.choose(op, source.program.weights[op.weights["weight"]], layer, usual)
 
 
-def _panels(source: Source, op: Op, w: Coded, numbers: Numbers, kernel: str) -> None:
+def _smaller(g: Geometry, w: Coded, numbers: Numbers | None) -> Few | None:
+    """The weight as numbers of few bits; of a depthwise layer, whose kernel is the same, only where that takes about as many bytes."""
+    if numbers is None or w.in_place:
+        return None
+    if not g.depthwise:
+        return few_of(numbers)
+    found = few_taps_of(numbers)
+    return found if found is not None and near(found, w) else None
+
+
+def _panels(source: Source, op: Op, g: Geometry, w: Coded, numbers: Numbers, kernel: str) -> None:
     if kernel == "listed":
         listed(source, op, numbers)
         return
-    if kernel == "few" and (smaller := few_of(numbers)) is not None:
-        fews(source, op, numbers, smaller)
+    if kernel in ("few", "depth") and (smaller := _smaller(g, w, numbers)) is not None:
+        (few_depthwise if g.depthwise else fews)(source, op, numbers, smaller)
         return
     fast = depthwise if kernel == "depth" else panels
     fast(source, op, w, numbers, "NULL" if w.in_place else weight(source, op, w))

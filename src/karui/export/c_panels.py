@@ -79,12 +79,17 @@ def listed(source: Source, op: Op, n: Numbers) -> None:
 
 def depthwise(source: Source, op: Op, w: Coded, numbers: Numbers, weight: str) -> None:
     """A convolution with one filter for each channel."""
-    channels, taps = numbers.fields["o"], w.inputs
-    each = -(-channels // WIDE)
-    codes = np.pad(numbers.codes.reshape(channels, taps), ((0, each * WIDE - channels), (0, 0)))
-    n = replace(numbers, groups=1, outputs=channels, each=each)
-    tables, scratch = _weights(source, op, n, w, codes.reshape(each, WIDE, taps).swapaxes(1, 2), WIDE * taps)
+    channels = numbers.fields["o"]
+    n = replace(numbers, groups=1, outputs=channels, each=-(-channels // WIDE))
+    tables, scratch = _weights(source, op, n, w, taps_of(numbers), WIDE * w.inputs)
     _call(source, op, "k_depth_i8", n, tables, weight, scratch, copy=n.copy + WIDE + channels)
+
+
+def taps_of(n: Numbers) -> NDArray[np.int8]:
+    """The weights of a depthwise layer by panel and tap: ``[panels, taps, 16]``; what fills up is zero."""
+    channels, taps = n.codes.reshape(n.fields["o"], -1).shape
+    codes = np.pad(n.codes.reshape(channels, taps), ((0, -channels % WIDE), (0, 0)))
+    return codes.reshape(-1, WIDE, taps).swapaxes(1, 2)
 
 
 def numbers_of(source: Source, op: Op, g: Geometry) -> Numbers | None:

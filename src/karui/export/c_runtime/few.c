@@ -1,6 +1,6 @@
 /* Integer layers whose weights are of at most sixteen values, over bytes: numbers of 1 … 4 bits in panels, which one or two instructions
  * make bytes, a four at a time. With many pixels a panel is opened once, into scratch, and then is any panel; of a single pixel weights are
- * opened in registers and never written, so that such a layer gains from having fewer bytes to read. */
+ * opened in registers and never written, so that such a layer gains from having fewer bytes to read. A depthwise layer's are opened at once. */
 
 #include <stdint.h>
 
@@ -92,6 +92,24 @@ static k_once void k_few_i8(const int8_t *x, int8_t *y, const k_panels *l, const
                 k_parallel(part, &job);
             else
                 part(&job, 0, 1);
+        }
+}
+
+/* A depthwise layer; its numbers are [panels][taps][16], one after the other, and are opened once: `opened` has room for all of them. */
+static k_once void k_few_depth_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_few *f, const k_set *set,
+                                  k_few_set few, uint8_t *copy, int8_t *opened)
+{
+    const int32_t taps = l->runs_y * l->runs_x;
+    int32_t p, first, sums[8 * 16];
+    k_bordered(x, l, set, copy);
+    few.open(f, f->codes, ((l->o + 15) / 16 * taps + 3) / 4, opened);
+    for (first = 0; first < l->o; first += 16)
+        for (p = 0; p < l->pixels; p += 8) {
+            const int32_t count = l->pixels - p < 8 ? l->pixels - p : 8;
+            const uint8_t *at[8];
+            k_starts(l, copy + first, p, at);
+            set->depth(l, opened + first * taps, at, sums);
+            set->store(sums, count, 1, w, first / 16, w->bias + first, y + p * l->o + first, l->o, l->o - first);
         }
 }
 
