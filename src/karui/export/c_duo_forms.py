@@ -13,11 +13,8 @@ from karui.export.c_weights import Coded
 from karui.program.arithmetic import bounds
 from karui.program.program import Array, Op
 
-TILE_BYTES = 4096  # of decoded duos that are kept at a time, where the arena has no more to spare; but
-TILE, MOST_BYTES = (
-    8,
-    8192,
-)  # so many are kept, as what pixels see is written out anew for each tile, if they take no more than that; two always
+TILE_BYTES = 4096  # of decoded duos that are kept at a time, where the arena has no more to spare; two always
+TILE, MOST_BYTES = 8, 9216  # so many if they take no more: what pixels see is written out anew for each tile. Eight of 3 × 3 × 64 do
 QUICK = {"k_codes_packed": "k_quick_packed", "k_codes_table": "k_quick_table"}  # decoders of four numbers at a time …
 QUICK_BITS = 6  # … of so many bits, which read so many bytes beyond the stream:
 BEYOND = 2
