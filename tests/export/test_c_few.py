@@ -48,6 +48,7 @@ SIZES = {
     "depthwise": convolution(6, 7, 20, 20, groups=20, stride=[1, 2], seed=10),
     "depthwise, lines of 19": convolution(4, 19, 40, 40, groups=40, seed=11),
     "depthwise, 5 x 5": convolution(9, 9, 32, 32, groups=32, kernel=(5, 5), padding=[2, 2, 2, 2], seed=12),
+    "depthwise, 83 channels": convolution(5, 4, 83, 83, groups=83, seed=14),
     "depthwise, one pixel": convolution(3, 3, 48, 48, groups=48, padding=[0, 0, 0, 0], seed=13),
     "one pixel": convolution(1, 1, 68, 40, kernel=(1, 1), padding=[0, 0, 0, 0], seed=6),
     "one pixel of groups": convolution(3, 3, 16, 32, groups=2, padding=[0, 0, 0, 0], seed=7),

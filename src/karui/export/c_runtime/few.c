@@ -99,18 +99,10 @@ static k_once void k_few_i8(const int8_t *x, int8_t *y, const k_panels *l, const
 static k_once void k_few_depth_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_few *f, const k_set *set,
                                   k_few_set few, uint8_t *copy, int8_t *opened)
 {
-    const int32_t taps = l->runs_y * l->runs_x;
-    int32_t p, first, sums[8 * 16];
-    k_bordered(x, l, set, copy);
-    few.open(f, f->codes, ((l->o + 15) / 16 * taps + 3) / 4, opened);
-    for (first = 0; first < l->o; first += 16)
-        for (p = 0; p < l->pixels; p += 8) {
-            const int32_t count = l->pixels - p < 8 ? l->pixels - p : 8;
-            const uint8_t *at[8];
-            k_starts(l, copy + first, p, at);
-            set->depth(l, opened + first * taps, at, sums);
-            set->store(sums, count, 1, w, first / 16, w->bias + first, y + p * l->o + first, l->o, l->o - first);
-        }
+    k_panel_weight plain = *w;
+    few.open(f, f->codes, ((l->o + 15) / 16 * l->runs_y * l->runs_x + 3) / 4, opened);
+    plain.weights = opened;
+    k_depth_i8(x, y, l, &plain, set, copy, NULL, NULL, NULL, NULL);
 }
 
 /* The set that every machine has. */
