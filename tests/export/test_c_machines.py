@@ -24,6 +24,8 @@ FAST = [name for name, machine in MACHINES.items() if machine.sets or machine.du
 PANELS = [name for name in FAST if MACHINES[name].sets]
 WITHOUT = (*QUICK, "-DMODEL_PLAIN")  # what a processor does that has none of the sets
 
+WIDE = {"avx512bw", "avx512vl"}
+
 
 def same(p: Program, folder: Path, machine: str, flags: tuple[str, ...] = QUICK) -> None:
     inputs = inputs_of(p, seed=1)
@@ -215,6 +217,6 @@ def test_what_the_processor_bears_is_found_without_a_list(command: list[str], tm
     compiler.compile_c(command, [*host.STRICT, "-O1", "-o", tmp_path / "x", tmp_path / "x.c"], what="x")
     told = subprocess.run([tmp_path / "x"], capture_output=True, text=True, check=True).stdout.split()
     known = set(Path("/proc/cpuinfo").read_text().split("\nflags")[1].split("\n")[0].split())
-    wide = {"avx512bw", "avx512vl"} <= known
-    expected = ("avx2" in known) + 2 * (wide and {"avx512_vnni", "avx512dq"} <= known) + 4 * (wide and "avx512vbmi" in known)
+    needs = [{"avx2", "fma"}, WIDE | {"avx512_vnni", "avx512dq"}, WIDE | {"avx512vbmi"}, WIDE | {"avx512_bitalg", "avx512dq"}]
+    expected = sum((each <= known) << i for i, each in enumerate(needs))
     assert told == [str(expected)] * 2

@@ -23,8 +23,8 @@ static k_vnni void k_eight_vnni(const k_panel_weight *w, int32_t panel, const ui
         k_store_vnni(sums, count, 1, w, panel, w->bias + panel * 16, y, (int32_t)o, left);
         return;
     }
-    a0 = k_codes_vnni(a0, a1, a2, a3, w->reals + panel * 48, low, high);
-    a4 = k_codes_vnni(a4, a5, a6, a7, w->reals + panel * 48, low, high);
+    a0 = k_rounded_vnni(a0, a1, a2, a3, w->reals + panel * 48, low, high);
+    a4 = k_rounded_vnni(a4, a5, a6, a7, w->reals + panel * 48, low, high);
     k_give_vnni(y, o, a0, count, left);
     k_give_vnni(y + 4 * o, o, a4, count - 4, left);
 }
@@ -65,10 +65,10 @@ static k_vnni void k_line_vnni(const k_panel_weight *w, int32_t panel, const uin
         k_far_vnni(14, q, 6 * along);
         k_far_vnni(15, q, 7 * along);
     }
-    a0 = k_codes_vnni(a0, a1, a2, a3, w->reals + panel * 48, low, high);
-    a4 = k_codes_vnni(a4, a5, a6, a7, w->reals + panel * 48, low, high);
-    a8 = k_codes_vnni(a8, a9, a10, a11, w->reals + panel * 48, low, high);
-    a12 = k_codes_vnni(a12, a13, a14, a15, w->reals + panel * 48, low, high);
+    a0 = k_rounded_vnni(a0, a1, a2, a3, w->reals + panel * 48, low, high);
+    a4 = k_rounded_vnni(a4, a5, a6, a7, w->reals + panel * 48, low, high);
+    a8 = k_rounded_vnni(a8, a9, a10, a11, w->reals + panel * 48, low, high);
+    a12 = k_rounded_vnni(a12, a13, a14, a15, w->reals + panel * 48, low, high);
     k_give_vnni(y, o, a0, 4, left);
     k_give_vnni(y + 4 * o, o, a4, 4, left);
     k_give_vnni(y + 8 * o, o, a8, 4, left);

@@ -76,10 +76,10 @@ static k_vnni void k_wide_codes_vnni(const k_panels *l, const int8_t *weights, i
     __m512i a0 = k_start_vnni(w, panel), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
     __m512i b0 = k_start_vnni(w, panel + 1), b1 = b0, b2 = b0, b3 = b0, b4 = b0, b5 = b0, b6 = b0, b7 = b0;
     k_add_up_vnni(l, weights, far, at);
-    k_give_vnni(y, o, k_codes_vnni(a0, a1, a2, a3, first, low, high), count, left);
-    k_give_vnni(y + 16, o, k_codes_vnni(b0, b1, b2, b3, second, low, high), count, left - 16);
-    k_give_vnni(y + 4 * o, o, k_codes_vnni(a4, a5, a6, a7, first, low, high), count - 4, left);
-    k_give_vnni(y + 4 * o + 16, o, k_codes_vnni(b4, b5, b6, b7, second, low, high), count - 4, left - 16);
+    k_give_vnni(y, o, k_rounded_vnni(a0, a1, a2, a3, first, low, high), count, left);
+    k_give_vnni(y + 16, o, k_rounded_vnni(b0, b1, b2, b3, second, low, high), count, left - 16);
+    k_give_vnni(y + 4 * o, o, k_rounded_vnni(a4, a5, a6, a7, first, low, high), count - 4, left);
+    k_give_vnni(y + 4 * o + 16, o, k_rounded_vnni(b4, b5, b6, b7, second, low, high), count - 4, left - 16);
 }
 #endif
 

@@ -152,7 +152,7 @@ static k_bitalg void k_bits_bitalg(const k_signs *l, const int32_t *sums, const 
 
 /* Codes by rounding: two pixels at a time; the last one may stand for both. */
 #if defined(K_X86)
-static k_bitalg void k_codes_bitalg(const k_signs *l, const k_panel_weight *w, const int32_t *sums, int32_t count, int32_t block,
+static k_bitalg void k_rounded_bitalg(const k_signs *l, const k_panel_weight *w, const int32_t *sums, int32_t count, int32_t block,
                                     int32_t left, int8_t *y)
 {
     const __mmask32 mask = left < 32 ? ((__mmask32)1 << left) - 1u : 0xffffffffu;
@@ -199,7 +199,7 @@ static k_signs_set k_signs_v4(void)
         set.pack = k_pack_bitalg;
         set.tile = k_signs_tile_bitalg;
         set.bits = k_bits_bitalg;
-        set.codes = k_codes_bitalg;
+        set.codes = k_rounded_bitalg;
     }
 #endif
     return set;

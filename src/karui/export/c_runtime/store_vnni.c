@@ -21,7 +21,7 @@
 
 /* Codes of four pixels from their sums. */
 #if defined(K_X86)
-static k_vnni inline __m512i k_codes_vnni(__m512i a, __m512i b, __m512i c, __m512i d, const float *reals, __m512i low, __m512i high)
+static k_vnni inline __m512i k_rounded_vnni(__m512i a, __m512i b, __m512i c, __m512i d, const float *reals, __m512i low, __m512i high)
 {
     const __m512 upper = _mm512_loadu_ps(reals), lower = _mm512_loadu_ps(reals + 16), rest = _mm512_loadu_ps(reals + 32);
     const __m512i turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -64,14 +64,14 @@ static k_vnni inline void k_give_vnni(int8_t *y, ptrdiff_t o, __m512i d, int32_t
 #if defined(K_X86)
 #define k_begun_vnni(i) \
     _mm512_add_epi32(start, _mm512_loadu_si512((const void *)(sums + ((i) < count ? (i) : count - 1) * far)))
-static k_vnni void k_reals_vnni(const int32_t *sums, int32_t far, int32_t count, const k_panel_weight *w, int32_t panel, int8_t *y,
+static k_vnni void k_store_reals_vnni(const int32_t *sums, int32_t far, int32_t count, const k_panel_weight *w, int32_t panel, int8_t *y,
                                  ptrdiff_t o, int32_t left)
 {
     const __m512i low = _mm512_set1_epi8((char)w->low), high = _mm512_set1_epi8((char)w->high);
     const __m512i start = _mm512_loadu_si512((const void *)(w->start + panel * 16));
     for (; count > 0; count -= 4, sums += 4 * far, y += 4 * o) {
         const __m512i a = k_begun_vnni(0), b = k_begun_vnni(1), c = k_begun_vnni(2), d = k_begun_vnni(3);
-        k_give_vnni(y, o, k_codes_vnni(a, b, c, d, w->reals + panel * 48, low, high), count, left);
+        k_give_vnni(y, o, k_rounded_vnni(a, b, c, d, w->reals + panel * 48, low, high), count, left);
     }
 }
 #endif
@@ -134,7 +134,7 @@ static k_vnni void k_store_vnni(const int32_t *sums, int32_t count, int32_t pane
             _mm_mask_storeu_epi8((void *)(y + i * o + q * 16), mask, bytes);
         }
         if (w->reals)
-            k_reals_vnni(sums + q * 16, panels * 16, count, w, panel + q, y + q * 16, o, left - 16 * q);
+            k_store_reals_vnni(sums + q * 16, panels * 16, count, w, panel + q, y + q * 16, o, left - 16 * q);
         else if (w->quick)
             k_four_vnni(sums + q * 16, panels * 16, count, w, at, bias, y + q * 16, o, mask);
     }
