@@ -6,9 +6,13 @@ A hundred of them are one program, so that a compiler is called a hundred times 
 a process of their own.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,7 +42,9 @@ def rows(quick: bool) -> Iterator[Row]:
     """The host's sets, then the emulated processors'."""
     for machine, flags in HOST:
         count = COUNTS["host"][quick]
-        wrong = sum(_sanitized(machine.partition(",")[0], flags, first) for first in range(0, count, BATCH))
+        batches, one = range(0, count, BATCH), partial(_sanitized, machine.partition(",")[0], flags)
+        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as workers:
+            wrong = sum(workers.map(one, batches))
         yield Row(case=f"7 {machine}, sanitized", figure=f"of {count} random layers, wrong", value=wrong, goal="0", ok=wrong == 0)
     for machine, processor in EMULATED:
         count, wrong = COUNTS["qemu"][quick], 0

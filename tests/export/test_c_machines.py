@@ -11,6 +11,7 @@ import pytest
 
 from karui.errors import RecipeError
 from karui.export import c, c_text
+from karui.export.c_plan import Planner
 from karui.export.machines import MACHINES
 from karui.program.interpreter import run
 from karui.program.program import AffineValues, Element, Program
@@ -198,6 +199,15 @@ def test_single_weights_keep_their_index() -> None:
         built = c.model(p, machine=name)
         assert "k_listed_i8" not in built.kernels and "k_unpack" in built.kernels
         assert "panel_weights" not in built.source  # the table of whole panels
+
+
+def test_zeros_of_a_depthwise_layer_are_stored() -> None:
+    """To decode it took longer than to compute it."""
+    p = blocks(convolution(8, 8, 32, 32, groups=32, seed=40), 0.8, 1)
+    for name in PANELS:
+        assert not {"k_unpack", "k_where_bitmask", "k_where_gaps"} & set(c.model(p, machine=name).kernels)
+    kept = Planner(keep_forms=True)
+    assert "k_unpack" in c.model(p, machine="x86-64-v3", planner=kept).kernels
 
 
 def test_an_unknown_machine(tmp_path: Path) -> None:

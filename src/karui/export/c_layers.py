@@ -18,7 +18,7 @@ from karui.export.c_signs import signs
 from karui.export.c_signs_tables import tabled
 from karui.export.c_source import Source, structure
 from karui.export.c_text import number
-from karui.export.c_weights import Coded, coded
+from karui.export.c_weights import Coded, coded, in_full
 from karui.program.arithmetic import bias_values, bounds, quantization, requantization
 from karui.program.program import Op
 
@@ -53,6 +53,7 @@ def _integer(source: Source, op: Op, g: Geometry, w: Coded) -> None:
     kernel, numbers = "terms" if several else "depthwise", None
     if not several:
         numbers = numbers_of(source, op, g) if source.machine.sets else None
+        w = _whole(source, op, g, w, numbers)
         kernel, w = _chosen(source, op, g, w, numbers)
     if numbers is not None and kernel in ("listed", "depth", "panels", "few"):
         _panels(source, op, g, w, numbers, kernel)
@@ -114,6 +115,14 @@ def _chosen(source: Source, op: Op, g: Geometry, w: Coded, numbers: Numbers | No
     rows = g["o"] // g["groups"] if w.in_place else _tile(g, _stride(g, w)[0])
     layer = Layer(g=g, w=w, numbers=numbers, few=smaller, tiles={"rows": rows, "lists": _tile(g, w.most * 3)})
     return source.planner.choose(op, source.program.weights[op.weights["weight"]], layer, usual)
+
+
+def _whole(source: Source, op: Op, g: Geometry, w: Coded, numbers: Numbers | None) -> Coded:
+    """A depthwise layer's zeros are stored, too: to decode such a layer takes longer than to compute it, and it has few weights."""
+    kept = source.planner is not None and source.planner.keep_forms
+    if numbers is None or not g.depthwise or not w.sparse or kept or _smaller(g, w, numbers) is not None:
+        return w
+    return in_full(source.program.weights[op.weights["weight"]]) or w
 
 
 def _smaller(g: Geometry, w: Coded, numbers: Numbers | None) -> Few | None:
