@@ -154,6 +154,15 @@ def test_another_compiler(machine: str, tmp_path: Path) -> None:
     agree(p, library.run(inputs), run(p, inputs))
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("machine", FAST)
+def test_compilers_that_know_a_layers_numbers_have_no_complaint(machine: str, kernel: int, tmp_path: Path) -> None:
+    """In a program of one layer its sizes are in every function: what could not be is looked for, too."""
+    layer = convolution(28, 28, 128, 128, kernel=(kernel, kernel), padding=[kernel // 2] * 4)
+    source = c.write(layer, tmp_path, machine=machine).main
+    compiler.compile_c(["gcc"], [*host.STRICT, "-O3", "-c", "-o", "/dev/null", source], what="it")
+
+
 @pytest.mark.parametrize("machine", FAST)
 def test_each_weight_alone_brings_just_its_kernels(machine: str, tmp_path: Path) -> None:
     for support, values in (("dense", "affine"), ("element", "affine"), ("dense", "sign")):

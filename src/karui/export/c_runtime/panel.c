@@ -255,16 +255,17 @@ static void k_shared(k_part *part, const k_panel_job *job, int64_t weights)
         k_parallel(part, job);
 }
 
-/* A layer in full whose weights stay near, as if it were listed. */
+/* A layer in full whose weights stay near, as if it were listed. There are at most `k_most_fours` of them: its loops say so once more, to
+ * compilers that look at this alone. */
 static void k_close_i8(const int8_t *x, int8_t *y, const k_panels *l, const k_panel_weight *w, const k_set *set, uint8_t *copy)
 {
     const int32_t panels = l->groups * ((l->o / l->groups + 15) / 16);
     int32_t list[k_most_fours], ends[k_most_fours], i;
     k_panel_weight listed = *w;
     const k_panel_job job = {l, &listed, set, x, copy, y};
-    for (i = 0; i < panels * l->fours; i++)
+    for (i = 0; i < panels * l->fours && i < k_most_fours; i++)
         list[i] = i % l->fours * 4;
-    for (i = 0; i < panels; i++)
+    for (i = 0; i < panels && i < k_most_fours; i++)
         ends[i] = (i + 1) * l->fours;
     listed.list = list;
     listed.ends = ends;
