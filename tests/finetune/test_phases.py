@@ -56,6 +56,11 @@ def test_what_is_no_technique() -> None:
         phases_of([tiny.Cut])  # type: ignore[list-item]
 
 
+def test_what_is_no_training() -> None:
+    with pytest.raises(RecipeError, match="training is None; leave it out for none"):
+        Phase(techniques=(tiny.Round(),), training=None)  # type: ignore[arg-type]
+
+
 def test_names_and_descriptions() -> None:
     def rule(weight: torch.Tensor) -> torch.Tensor:
         return weight

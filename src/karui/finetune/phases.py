@@ -66,6 +66,8 @@ class Phase:
             if not isinstance(technique, Technique):
                 kind = technique.__name__ if isinstance(technique, type) else type(technique).__name__
                 raise RecipeError(f"phase: '{kind}' is not a technique; give an instance, such as Prune(sparsity=0.9)")
+        if not isinstance(self.training, Training):
+            raise RecipeError(f"phase: training is {self.training!r}; leave it out for none, or give Training(epochs=10)")
         object.__setattr__(self, "techniques", tuple(sorted(self.techniques, key=_place)))
 
 
