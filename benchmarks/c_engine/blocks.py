@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import onnx
 import torch
 from torch import nn
 
+from benchmarks import peers
 from benchmarks.c_engine.elsewhere import deepsparse
 from benchmarks.c_engine.networks import in_litert, theirs
 from benchmarks.c_engine.subjects import SAMPLES, Shape, shape
@@ -95,30 +97,47 @@ def of_network(name: str) -> Iterator[Row]:
             calls[f"{sparsity:.0%} sparse"] = library.call(random_inputs(program, 1))
         timings = measure.interleaved(calls, seconds=3.0)
         others = {s: _deepsparse(subject, ends, s, Path(scratch)) for s in (0.8, 0.9)}
-    peers = {label: t.median_ms for label, t in timings.items() if "sparse" not in label and "float" not in label}
-    fastest = min(peers, key=lambda label: peers[label])
+    dense = {label: t.median_ms for label, t in timings.items() if "sparse" not in label and "float" not in label}
+    fastest = min(dense, key=lambda label: dense[label])
     for label, timing in timings.items():
         yield Row(case=f"3 {name}, {label}", figure="latency", value=timing.median_ms, unit="ms", spread=timing.p90 - timing.p10)
         if label in ("80% sparse", "90% sparse"):
-            ratio = peers[fastest] / timing.median_ms
+            ratio = dense[fastest] / timing.median_ms
             yield at_least(f"3 {name}, {label}", "fastest dense int8 peer / ours", ratio, 1.0, "x", peer=fastest)
             gain = timings["0% sparse"].median_ms / timing.median_ms
             yield Row(case=f"3 {name}, {label}", figure="our dense int8 / it", value=gain, unit="x")
             beside = timing.median_ms / timings["onnxruntime float"].median_ms
             yield Row(case=f"3 {name}, {label}", figure="latency / onnxruntime float", value=beside)
     for sparsity, found in others.items():
-        case = f"3 {name}, {sparsity:.0%} sparse"
-        if isinstance(found, str):
-            yield skipped(f"{case}, deepsparse", found)
-            continue
-        yield Row(case=f"{case}, deepsparse", figure="latency, float", value=found, unit="ms")
-        ratio = found / timings[f"{sparsity:.0%} sparse"].median_ms
-        yield at_least(case, "deepsparse / ours", ratio, 1.0, "x", peer="deepsparse 1.8.0, float")
+        case, ran = f"3 {name}, {sparsity:.0%} sparse", {}
+        for form, latency in found.items():
+            if isinstance(latency, str):
+                yield skipped(f"{case}, deepsparse, {form}", latency)
+                continue
+            ran[form] = latency
+            yield Row(case=f"{case}, deepsparse", figure=f"latency, {form}", value=latency, unit="ms")
+        if ran:
+            form = min(ran, key=lambda each: ran[each])
+            ratio = ran[form] / timings[f"{sparsity:.0%} sparse"].median_ms
+            yield at_least(case, "deepsparse, the faster form / ours", ratio, 1.0, "x", peer=f"deepsparse 1.8.0, {form}")
 
 
-def _deepsparse(subject: Shape, ends: tuple[str, ...], sparsity: float, folder: Path) -> float | str:
-    """The same zeros in floats: of a quantized network it supports nothing on a processor without VNNI."""
+def _deepsparse(subject: Shape, ends: tuple[str, ...], sparsity: float, folder: Path) -> dict[str, float | str]:
+    """The same zeros in floats, and in int8 as onnxruntime's tools make it; that gains where there is VNNI."""
     pruning = Prune(sparsity=sparsity, pattern=PATTERN, allocation="uniform", exclude=ends)
     network = run_phases(subject.network.copy(), subject.data, [Phase(techniques=(pruning,))]).network
-    file = onnx_target.write(lower(network), folder / f"deepsparse{sparsity}").main
-    return deepsparse(file, subject.network.inputs[0].shape, 3.0)
+    files = {
+        "float": onnx_target.write(lower(network), folder / f"deepsparse{sparsity}").main,
+        "int8": _plain(peers.static(network, subject.data.calibration, folder / f"deepsparse{sparsity}-int8")[0]),
+    }
+    return {form: deepsparse(file, subject.network.inputs[0].shape, 3.0) for form, file in files.items()}
+
+
+def _plain(file: Path) -> Path:
+    """Without the operator sets that no node is of, some of which are newer than what deepsparse knows."""
+    model = onnx.load(file)
+    used = [each for each in model.opset_import if each.domain in {node.domain for node in model.graph.node}]
+    del model.opset_import[:]
+    model.opset_import.extend(used)
+    onnx.save(model, file)
+    return file

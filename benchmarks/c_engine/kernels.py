@@ -12,24 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.c_engine.forms import forms, with_weight
 from benchmarks.harness import Row, skipped
 from karui.errors import ToolError
 from karui.export import c as c_target
-from karui.program.program import (
-    Affine,
-    AffineValues,
-    Array,
-    Block,
-    CodebookValues,
-    Element,
-    NofM,
-    Program,
-    SignValues,
-    Support,
-    TernaryValues,
-    Values,
-    Weight,
-)
+from karui.program.program import Affine, Element, Program, Weight
 from karui.run import calibrate, host, measure, qemu
 from tests.export.many import inputs_of
 from tests.export.test_c_machines import convolution, sums
@@ -96,64 +83,17 @@ def dense(**geometry: Any) -> Program:
     return convolution(SIDE, SIDE, CHANNELS, CHANNELS, **geometry)
 
 
-def formed(form: Callable[[Array], tuple[Values, Support | None]]) -> Program:
-    """The same with another form of weights."""
-    p = dense()
-    w = p.weights["weight"]
-    values, support = form(w.codes().astype(np.int8))
-    changed = replace(w, values=values) if support is None else replace(w, values=values, support=support)
-    return Program(**{**vars(p), "weights": {"weight": changed}})
+def formed(form: str, p: Program | None = None) -> Program:
+    """An int8 convolution, or another layer, with another form of weights."""
+    p = dense() if p is None else p
+    return with_weight(p, forms(p.weights["weight"])[form])
 
 
-def affine_of(bits: int) -> Callable[[Array], tuple[Values, None]]:
-    """Codes of fewer bits."""
-    return lambda w: (_codes(w >> (8 - bits), bits), None)
-
-
-def sparse(kind: str) -> Callable[[Array], tuple[Values, Support]]:
-    """Int8 with zeros: four of five blocks of 16 × 4 or 1 × 4, nine of ten single weights, or half of each four."""
-
-    def form(w: Array) -> tuple[Values, Support]:
-        rng, flat = np.random.default_rng(0), w.reshape(len(w), -1)
-        if kind == "n:m":
-            mask = rng.random((*flat.shape[:1], flat.shape[1] // 4, 4)).argsort(-1).argsort(-1).reshape(w.shape) < 2
-            return _codes(w * mask, 8), NofM(n=2, m=4, mask=mask)
-        if kind == "element":
-            mask = rng.random(w.shape) < 0.1
-            return _codes(w * mask, 8), Element(mask=mask)
-        high = {"16x4": 16, "1x4": 1}[kind]
-        stay = rng.random((flat.shape[0] // high, flat.shape[1] // 4)) < 0.2
-        mask = np.repeat(np.repeat(stay, high, 0), 4, 1).reshape(w.shape)
-        return _codes(w * mask, 8), Block(rows=high, columns=4, mask=mask)
-
-    return form
-
-
-def signs(w: Array) -> tuple[Values, None]:
-    """−1 and +1."""
-    return SignValues(codes=np.where(w < 0, -1, 1).astype(np.int8), scale=_scale(w)), None
-
-
-def ternary(w: Array) -> tuple[Values, None]:
-    """−1, 0 and +1, one scale a channel."""
-    return TernaryValues(codes=np.sign(w // 64).astype(np.int8), positive=_scale(w), negative=_scale(w)), None
-
-
-def two_scales(w: Array) -> tuple[Values, None]:
-    """−1, 0 and +1, a scale for each sign."""
-    return TernaryValues(codes=np.sign(w // 64).astype(np.int8), positive=_scale(w), negative=2 * _scale(w)), None
-
-
-def palette(w: Array) -> tuple[Values, None]:
-    """Sixteen shared values."""
-    book = np.arange(-120, 136, 16).astype(np.int8)
-    return CodebookValues(index=((w.astype(np.int16) + 128) >> 4).astype(np.uint8), codebook=book, scale=_scale(w)), None
-
-
-def linear(make: Callable[[Array], Values], inputs: int = 512, outputs: int = 512) -> Program:
-    """A linear layer of codes."""
+def linear(inputs: int = 512, outputs: int = 512) -> Program:
+    """A linear layer of int8."""
     x, y = tensor("x", (inputs,), affine(0.05, 3)), tensor("y", (outputs,), affine(0.2, -5))
-    return single("linear", [x], [y], {"weight": make(np.maximum(codes(outputs, inputs), -127))}, clamp=[-128, 127])
+    scale = np.linspace(0.001, 0.004, outputs).astype(np.float32)
+    return single("linear", [x], [y], {"weight": int8(np.maximum(codes(outputs, inputs), -127), scale)}, clamp=[-128, 127])
 
 
 def in_floats(share: float) -> Program:
@@ -188,34 +128,26 @@ def quantized() -> Program:
     return single("quantize", [tensor("x", (SIDE, SIDE, CHANNELS), None)], [tensor("y", (SIDE, SIDE, CHANNELS), affine(0.1, 1))])
 
 
-def _codes(w: Array, bits: int) -> AffineValues:
-    return AffineValues(bits=bits, codes=w.astype(np.int8), scale=_scale(w), zero_point=np.zeros(len(w), np.int32))
-
-
-def _scale(w: Array) -> Array:
-    return np.linspace(0.001, 0.004, len(w)).astype(np.float32)
-
-
 ONE = Affine(bits=1, scale=0.5, zero_point=0)
 KINDS: dict[str, Callable[[], Program]] = {
     "int8, 3x3": dense,
     "int8, 1x1": lambda: dense(kernel=(1, 1), padding=[0, 0, 0, 0]),
     "int8, depthwise 3x3": lambda: dense(groups=CHANNELS),
-    "int8, linear": lambda: linear(lambda w: _codes(w, 8)),
+    "int8, linear": lambda: linear(),
     "one bit x one bit, 3x3": lambda: layer((SIDE, SIDE, CHANNELS), CHANNELS, ONE),
     "one bit x one bit, linear": lambda: layer((512,), 512, ONE),
-    "one bit x int8, 3x3": lambda: formed(signs),
-    "one bit x int8, linear": lambda: linear(lambda w: signs(w)[0]),
-    "ternary x int8, 3x3": lambda: formed(ternary),
-    "ternary of two scales x int8, 3x3": lambda: formed(two_scales),
-    "blocks of 16x4, 80% zeros, 3x3": lambda: formed(sparse("16x4")),
-    "blocks of 1x4, 80% zeros, 3x3": lambda: formed(sparse("1x4")),
-    "2 of 4, 3x3": lambda: formed(sparse("n:m")),
-    "single weights, 90% zeros, 3x3": lambda: formed(sparse("element")),
-    "4 bits x int8, 3x3": lambda: formed(affine_of(4)),
-    "4 bits x int8, linear": lambda: linear(lambda w: _codes(w >> 4, 4)),
-    "2 bits x int8, 3x3": lambda: formed(affine_of(2)),
-    "palette of 16 x int8, 3x3": lambda: formed(palette),
+    "one bit x int8, 3x3": lambda: formed("1 bit"),
+    "one bit x int8, linear": lambda: formed("1 bit", linear()),
+    "ternary x int8, 3x3": lambda: formed("ternary"),
+    "ternary of two scales x int8, 3x3": lambda: formed("ternary of two scales"),
+    "blocks of 16x4, 80% zeros, 3x3": lambda: formed("blocks of 16x4, 80% zero"),
+    "blocks of 1x4, 80% zeros, 3x3": lambda: formed("blocks of 1x4, 80% zero"),
+    "2 of 4, 3x3": lambda: formed("2:4"),
+    "single weights, 90% zeros, 3x3": lambda: formed("single weights, 90% zero"),
+    "4 bits x int8, 3x3": lambda: formed("4 bits"),
+    "4 bits x int8, linear": lambda: formed("4 bits", linear()),
+    "2 bits x int8, 3x3": lambda: formed("2 bits"),
+    "palette of 16 x int8, 3x3": lambda: formed("palette of 16"),
     "float, 3x3": lambda: in_floats(1),
     "float, single weights, 90% zeros, 3x3": lambda: in_floats(0.1),
     "int8, add": lambda: sums((SIDE, SIDE, CHANNELS), 3),

@@ -1,6 +1,7 @@
 """Pools of codes: the interpreter's numbers on every machine, whatever number of channels and wherever the border lies."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,12 @@ from tests.program.single_op import affine, program, tensor
 CHANNELS = (1, 15, 16, 40, 64, 65, 130)
 
 
-def pool(kind: str, channels: int, **attributes: object) -> Program:
+def pool(kind: str, channels: int, **attributes: Any) -> Program:
     """Over 9 × 8 pixels, windows of 3 × 2, strides of 2 and 3, a border on three sides; the mean's zero point isn't zero."""
     x, y = affine(0.05, 7), affine(0.04, -20)
-    a = {"kernel": [3, 2], "stride": [2, 3], "padding": [1, 0, 1, 1]} | attributes
-    (kh, kw), (sy, sx), (top, left, bottom, right) = a["kernel"], a["stride"], a["padding"]  # type: ignore[misc]
-    out = ((9 + top + bottom - kh) // sy + 1, (8 + left + right - kw) // sx + 1, channels)  # type: ignore[has-type]
+    a: dict[str, Any] = {"kernel": [3, 2], "stride": [2, 3], "padding": [1, 0, 1, 1]} | attributes
+    (kh, kw), (sy, sx), (top, left, bottom, right) = a["kernel"], a["stride"], a["padding"]
+    out = ((9 + top + bottom - kh) // sy + 1, (8 + left + right - kw) // sx + 1, channels)
     return program(kind, [tensor("x", (9, 8, channels), x)], [tensor("y", out, y if kind == "avg_pool2d" else x)], {}, **a)
 
 
